@@ -1,0 +1,36 @@
+import { RingbeatError } from '../protocol/errors.ts';
+import { LOG_LEVELS } from './log.ts';
+import { type OptionSpec, oneOf, text } from './options.ts';
+
+const NAMESPACE = /^[A-Za-z0-9._-]{1,64}$/;
+
+const namespace: OptionSpec<string> = {
+  ...text({ placeholder: 'NAME', default: 'rb', doc: 'namespace: the prefix of every key that Ringbeat writes' }),
+  parse(value) {
+    if (!NAMESPACE.test(value)) {
+      throw new RingbeatError('BAD_NAMESPACE', { namespace: value, reason: value === '' ? 'it is empty' : 'it has other characters' });
+    }
+    return value;
+  },
+};
+
+/** Options of every process. */
+export const COMMON_OPTIONS = {
+  redis: text({ placeholder: 'URL', default: 'redis://127.0.0.1:6379/0', doc: 'schedule store: redis://, rediss:// or unix://' }),
+  broker: text<string | null>({ placeholder: 'URL', default: null, doc: 'where Celery queues are (default: the same as --redis)' }),
+  resultBackend: text<string | null>({ placeholder: 'URL', default: null, doc: 'where results are kept (default: the same as --broker)' }),
+  namespace,
+  logLevel: oneOf(LOG_LEVELS, { default: 'info', doc: 'least severe event that is logged' }),
+};
+
+/** Refuses the roles that this version cannot yet put on another Redis. */
+export function requireOneRedis(options: { redis: string; broker: string | null; resultBackend: string | null }): void {
+  for (const [name, url] of [
+    ['--broker', options.broker],
+    ['--result-backend', options.resultBackend],
+  ] as const) {
+    if (url !== null && url !== options.redis) {
+      throw new RingbeatError('NOT_YET_SUPPORTED', { what: `A ${name} other than --redis`, remedy: `Leave ${name} out, or give it the URL of --redis.` });
+    }
+  }
+}

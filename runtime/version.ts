@@ -1,0 +1,8 @@
+import { createRequire } from 'node:module';
+
+const { version } = createRequire(import.meta.url)(import.meta.url.includes('/dist/') ? '../../package.json' : '../package.json') as {
+  version: string;
+};
+
+/** This package's version. */
+export const VERSION: string = version;
