@@ -34,11 +34,8 @@ export function toPythonJson(value: Json): string {
 /** A string as an ASCII-only JSON string, as Python's `json.dumps` writes it. */
 export function asciiJsonString(text: string): string {
   const json = JSON.stringify(text);
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: DEL and everything beyond ASCII is escaped.
   if (/^[\x20-\x7e]*$/.test(json)) return json;
-  return json.replace(/[^\x20-\x7e]/g, (unit) =>
-    unit === '\x7f' ? unit : `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
+  return json.replace(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 /** Celery shows at most this much of `argsrepr` and `kwargsrepr` (celery/app/amqp.py, argsrepr_maxsize). */
