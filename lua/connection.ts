@@ -1,4 +1,4 @@
-import { Redis, type RedisOptions } from 'ioredis';
+import { Redis } from 'ioredis';
 import { RingbeatError } from '../protocol/errors.ts';
 
 export interface ConnectionOptions {
@@ -33,8 +33,19 @@ export function connect(url: string, options: ConnectionOptions): Redis {
   return connection;
 }
 
+/** Where a Redis URL points, as ioredis wants it. */
+export interface RedisAddress {
+  readonly db: number;
+  readonly username?: string;
+  readonly password?: string;
+  readonly host?: string;
+  readonly port?: number;
+  readonly path?: string;
+  readonly tls?: Record<string, never>;
+}
+
 /** The connection settings that a Redis URL stands for: `redis://`, `rediss://` (TLS) and `unix:///path?db=0`. */
-export function parseRedisUrl(url: string, option: string): RedisOptions {
+export function parseRedisUrl(url: string, option: string): RedisAddress {
   const refuse = (reason: string) => new RingbeatError('BAD_URL', { option, url: withoutPassword(url), reason });
   const scheme = /^([a-z][a-z0-9+-]*):\/\//i.exec(url)?.[1]?.toLowerCase();
   switch (scheme) {
@@ -44,7 +55,10 @@ export function parseRedisUrl(url: string, option: string): RedisOptions {
       break;
     case 'redis-cluster':
     case 'redis-sentinel':
-      throw new RingbeatError('NOT_YET_SUPPORTED', { what: `${option} ${scheme}://`, remedy: 'Use redis://, rediss:// or unix://.' });
+      throw new RingbeatError('NOT_YET_SUPPORTED', {
+        what: `${option} ${scheme}://`,
+        remedy: 'Use redis://, rediss:// or unix://.',
+      });
     default:
       throw refuse(scheme === undefined ? 'it is no URL' : `unknown scheme ${scheme}://`);
   }
@@ -56,7 +70,7 @@ export function parseRedisUrl(url: string, option: string): RedisOptions {
   }
   const dbText = scheme === 'unix' ? (parsed.searchParams.get('db') ?? '') : parsed.pathname.replace(/^\//, '');
   if (!/^\d*$/.test(dbText)) throw refuse(`the database must be a number, got "${dbText}"`);
-  const credentials: RedisOptions = {
+  const credentials: RedisAddress = {
     db: Number(dbText || 0),
     ...(parsed.username === '' ? {} : { username: decodeURIComponent(parsed.username) }),
     ...(parsed.password === '' ? {} : { password: decodeURIComponent(parsed.password) }),

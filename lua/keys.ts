@@ -32,9 +32,11 @@ export interface ShardKeys {
   readonly due: string;
   /** hash: schedule id -> definition, what is this schedule's own (`lua/definition.ts`). */
   readonly definitions: string;
-  /** hash: template digest -> message template, shared by all schedules with the same task, queue and options. */
+  /** hash: number -> message template, shared by all schedules with the same task, queue and options. */
   readonly templates: string;
-  /** hash: template digest -> how many definitions use it; the template goes with its last use. */
+  /** hash: SHA1 of a template -> its number. */
+  readonly templateIds: string;
+  /** hash: number -> how many definitions use the template; it goes with its last use. */
   readonly templateUses: string;
   /** hash: schedule id -> `<due>:<lateness>` of its last run, only where the score cannot tell it. */
   readonly last: string;
@@ -44,7 +46,7 @@ export interface ShardKeys {
   readonly extra: string;
   /** hash: parked message's delivery tag -> `<list key>\x1f<envelope>`. */
   readonly parked: string;
-  /** hash: totals since the namespace was created: dispatched, misfired, refused, refused:<queue>, dead, recovered. */
+  /** hash: totals since the namespace was created: dispatched, unparked, misfired, refused, refused:<queue>, dead; `templates` numbers them. */
   readonly counts: string;
   /** string of 512 u32: lateness of what was dispatched since the owner last moved it to `history` (`lua/lateness.ts`). */
   readonly lateness: string;
@@ -52,6 +54,8 @@ export interface ShardKeys {
   readonly history: string;
   /** stream, capped: entries of `due` or `extra` that could not be dispatched, with the reason. */
   readonly deadLetters: string;
+  /** Prefix of strings, 10 minutes each: request id -> schedule id that the request created. */
+  readonly requests: string;
 }
 
 export interface WorkerKeys {
@@ -79,6 +83,7 @@ export function shardKeys(namespace: string, shard: number): ShardKeys {
     due: `${prefix}due`,
     definitions: `${prefix}definitions`,
     templates: `${prefix}templates`,
+    templateIds: `${prefix}template-ids`,
     templateUses: `${prefix}template-uses`,
     last: `${prefix}last`,
     completed: `${prefix}completed`,
@@ -88,6 +93,7 @@ export function shardKeys(namespace: string, shard: number): ShardKeys {
     lateness: `${prefix}lateness`,
     history: `${prefix}history`,
     deadLetters: `${prefix}dead-letters`,
+    requests: `${prefix}request:`,
   };
 }
 
@@ -96,9 +102,9 @@ export function workerKeys(namespace: string, workerId: string): WorkerKeys {
   return { state: `${prefix}state`, reserved: `${prefix}reserved` };
 }
 
-/** Key under which the outcome of a request with this id is remembered for 10 minutes. */
-export function requestKey(namespace: string, requestId: string): string {
-  return `${namespace}:request:${requestId}`;
+/** string, 10 minutes: what a request with this id did; in a shard the id that it created, else the API's answer. */
+export function requestKey(owner: ShardKeys | string, requestId: string): string {
+  return typeof owner === 'string' ? `${owner}:request:${requestId}` : `${owner.requests}${requestId}`;
 }
 
 /** Kombu's own keys (kombu/transport/redis.py): shared by every Celery worker and by ours. */

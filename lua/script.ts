@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Redis } from 'ioredis';
+import { messageOf, RingbeatError } from '../protocol/errors.ts';
 
 /** What Redis answers to a script: integers, strings, arrays of them, or null. */
 export type Reply = number | string | null | readonly Reply[];
@@ -22,11 +23,16 @@ export function defineScript(name: string): Script {
   const script: Script = {
     name,
     source,
-    run(redis, keys, args) {
+    async run(redis, keys, args) {
       // ioredis keeps the SHA1, falls back from EVALSHA to EVAL on NOSCRIPT, and answers in order of sending.
       const client = redis as Redis & Record<string, (...args: unknown[]) => Promise<Reply>>;
       if (!(command in client)) client.defineCommand(command, { lua: source });
-      return client[command]!(keys.length, ...keys, ...args);
+      try {
+        return await client[command]!(keys.length, ...keys, ...args);
+      } catch (error) {
+        if (!messageOf(error).includes('NAMESPACE_GONE')) throw error;
+        throw new RingbeatError('NAMESPACE_GONE', { namespace: keys[0]!.replace(/:meta$/, '') }, { cause: error });
+      }
     },
   };
   scripts.set(name, script);
@@ -43,4 +49,24 @@ function readScript(name: string): string {
   return text.replace(/^--- @include "([\w-]+)"$/gm, (_, file: string) =>
     readFileSync(new URL(`./include/${file}.lua`, import.meta.url), 'utf8').trimEnd(),
   );
+}
+
+/** A reply that must be a flat list; anything else means that script and binding disagree. */
+export function listReply(script: Script, reply: Reply): readonly Reply[] {
+  if (Array.isArray(reply)) return reply;
+  throw unexpected(script, reply);
+}
+
+export function textReply(script: Script, reply: Reply): string {
+  if (typeof reply === 'string') return reply;
+  throw unexpected(script, reply);
+}
+
+export function integerReply(script: Script, reply: Reply | undefined): number {
+  if (typeof reply === 'number') return reply;
+  throw unexpected(script, reply ?? null);
+}
+
+function unexpected(script: Script, reply: Reply): RingbeatError {
+  return new RingbeatError('SCRIPT_REPLY', { script: script.name, reply: JSON.stringify(reply).slice(0, 200) });
 }

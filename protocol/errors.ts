@@ -3,7 +3,8 @@
  * from this table. `{name}` in a text is filled with the value of that name.
  */
 const ERRORS = {
-  BAD_URL: 'Cannot use {option} "{url}": {reason}. Give a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///path.',
+  BAD_URL:
+    'Cannot use {option} "{url}": {reason}. Give a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///path.',
   NOT_YET_SUPPORTED: '{what} is not supported by this version. {remedy}',
   BAD_NAMESPACE: 'Namespace "{namespace}" is not usable: {reason}. Use 1 to 64 letters, digits, "-", "_" or ".".',
   NAMESPACE_SHARDS:
@@ -12,7 +13,8 @@ const ERRORS = {
     'Namespace {namespace} was written in format {stored}; this version reads format {known}. Upgrade this process, or point it at another namespace.',
   NAMESPACE_GONE:
     'Namespace {namespace} is not in Redis (deleted, flushed, or another Redis). Nothing was changed. Start a beat node to create it, or check --redis and --namespace.',
-  NO_REDIS_SERVER: 'redis-server was not found on PATH. Install it (Debian: apt-get install redis-server; macOS: brew install redis).',
+  NO_REDIS_SERVER:
+    'redis-server was not found on PATH. Install it (Debian: apt-get install redis-server; macOS: brew install redis).',
   REDIS_NOT_STARTED: 'redis-server did not start within {seconds} s: {reason}.',
   REDIS_TOO_OLD: 'Redis {version} is too old: Ringbeat needs Redis 6.2 or newer.',
   PORT_TAKEN: 'Cannot listen on {host}:{port}: {reason}. Choose another with --api-port.',
@@ -20,7 +22,8 @@ const ERRORS = {
     'Refusing to listen on {host} without a token: anyone who reaches it could change schedules. Give --api-token, or --insecure if that is meant.',
   TASKS_MODULE: 'Cannot load tasks module {file}: {reason}.',
   NO_TASKS: 'No task was defined by {files}. Define one with task(name, fn) from "ringbeat".',
-  SCRIPT_REPLY: 'Script {script} answered {reply}, which is not what its header promises. Do all processes run the same version?',
+  SCRIPT_REPLY:
+    'Script {script} answered {reply}, which is not what its header promises. Do all processes run the same version?',
   UNDECODABLE_MESSAGE: 'Message cannot be decoded: {reason}.',
 } as const;
 

@@ -1,6 +1,18 @@
-import { isLosslessNumber, LosslessNumber, parse as parseLossless, stringify as stringifyLossless } from 'lossless-json';
+import {
+  isLosslessNumber,
+  LosslessNumber,
+  parse as parseLossless,
+  stringify as stringifyLossless,
+} from 'lossless-json';
 
-export type Json = null | boolean | number | string | LosslessNumber | readonly Json[] | { readonly [key: string]: Json };
+export type Json =
+  | null
+  | boolean
+  | number
+  | string
+  | LosslessNumber
+  | readonly Json[]
+  | { readonly [key: string]: Json };
 
 /** Digits that a double may not keep, or a notation that JavaScript would not write back (1.0, 1e3, -0). */
 const RISKY_NUMBER = /\d{16}|\d\.\d*0(?!\d)|\d[eE]|-0(?![.\d])/;
@@ -11,7 +23,9 @@ const RISKY_NUMBER = /\d{16}|\d\.\d*0(?!\d)|\d[eE]|-0(?![.\d])/;
  */
 export function parseJson(text: string): Json {
   if (!RISKY_NUMBER.test(text)) return JSON.parse(text);
-  return parseLossless(text, undefined, (digits) => (String(Number(digits)) === digits ? Number(digits) : new LosslessNumber(digits))) as Json;
+  return parseLossless(text, undefined, (digits) =>
+    String(Number(digits)) === digits ? Number(digits) : new LosslessNumber(digits),
+  ) as Json;
 }
 
 /** Compact JSON as JavaScript writes it. */

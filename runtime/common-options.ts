@@ -8,7 +8,10 @@ const namespace: OptionSpec<string> = {
   ...text({ placeholder: 'NAME', default: 'rb', doc: 'namespace: the prefix of every key that Ringbeat writes' }),
   parse(value) {
     if (!NAMESPACE.test(value)) {
-      throw new RingbeatError('BAD_NAMESPACE', { namespace: value, reason: value === '' ? 'it is empty' : 'it has other characters' });
+      throw new RingbeatError('BAD_NAMESPACE', {
+        namespace: value,
+        reason: value === '' ? 'it is empty' : 'it has other characters',
+      });
     }
     return value;
   },
@@ -16,9 +19,21 @@ const namespace: OptionSpec<string> = {
 
 /** Options of every process. */
 export const COMMON_OPTIONS = {
-  redis: text({ placeholder: 'URL', default: 'redis://127.0.0.1:6379/0', doc: 'schedule store: redis://, rediss:// or unix://' }),
-  broker: text<string | null>({ placeholder: 'URL', default: null, doc: 'where Celery queues are (default: the same as --redis)' }),
-  resultBackend: text<string | null>({ placeholder: 'URL', default: null, doc: 'where results are kept (default: the same as --broker)' }),
+  redis: text({
+    placeholder: 'URL',
+    default: 'redis://127.0.0.1:6379/0',
+    doc: 'schedule store: redis://, rediss:// or unix://',
+  }),
+  broker: text<string | null>({
+    placeholder: 'URL',
+    default: null,
+    doc: 'where Celery queues are (default: the same as --redis)',
+  }),
+  resultBackend: text<string | null>({
+    placeholder: 'URL',
+    default: null,
+    doc: 'where results are kept (default: the same as --broker)',
+  }),
   namespace,
   logLevel: oneOf(LOG_LEVELS, { default: 'info', doc: 'least severe event that is logged' }),
 };
@@ -30,7 +45,10 @@ export function requireOneRedis(options: { redis: string; broker: string | null;
     ['--result-backend', options.resultBackend],
   ] as const) {
     if (url !== null && url !== options.redis) {
-      throw new RingbeatError('NOT_YET_SUPPORTED', { what: `A ${name} other than --redis`, remedy: `Leave ${name} out, or give it the URL of --redis.` });
+      throw new RingbeatError('NOT_YET_SUPPORTED', {
+        what: `A ${name} other than --redis`,
+        remedy: `Leave ${name} out, or give it the URL of --redis.`,
+      });
     }
   }
 }

@@ -35,7 +35,8 @@ export function oneOf<T extends string>(choices: readonly T[], spec: Described<T
     ...spec,
     parse(value) {
       const choice = choices.find((choice) => choice === value);
-      if (choice === undefined) throw new InvalidArgumentError(`Expected one of ${choices.join(', ')}, got "${value}".`);
+      if (choice === undefined)
+        throw new InvalidArgumentError(`Expected one of ${choices.join(', ')}, got "${value}".`);
       return choice;
     },
   };
@@ -57,7 +58,8 @@ export function number<T extends number | null = number>(
     ...spec,
     parse(value) {
       const parsed = Number(value);
-      const fits = value.trim() !== '' && parsed >= spec.min && parsed <= spec.max && (!spec.whole || Number.isInteger(parsed));
+      const fits =
+        value.trim() !== '' && parsed >= spec.min && parsed <= spec.max && (!spec.whole || Number.isInteger(parsed));
       if (!fits) {
         const kind = spec.whole ? 'a whole number' : 'a number';
         throw new InvalidArgumentError(`Expected ${kind} from ${spec.min} to ${spec.max}, got "${value}".`);
@@ -72,12 +74,20 @@ export function list(spec: Described<readonly string[]>): OptionSpec<readonly st
   return {
     placeholder: 'TEXT,…',
     ...spec,
-    parse: (value, previous) => [...(previous === spec.default ? [] : previous), ...value.split(',').filter((part) => part !== '')],
+    parse: (value, previous) => [
+      ...(previous === spec.default ? [] : previous),
+      ...value.split(',').filter((part) => part !== ''),
+    ],
   };
 }
 
 export function flag(spec: { readonly doc: string }): OptionSpec<boolean> {
-  return { placeholder: null, doc: spec.doc, default: false, parse: (value) => value !== '0' && value !== 'false' && value !== '' };
+  return {
+    placeholder: null,
+    doc: spec.doc,
+    default: false,
+    parse: (value) => value !== '0' && value !== 'false' && value !== '',
+  };
 }
 
 /** `apiPort` -> `api-port`. */
@@ -95,7 +105,8 @@ export function addOptions(command: Command, table: OptionTable): Command {
   for (const [key, spec] of Object.entries(table)) {
     const short = spec.short === undefined ? '' : `${spec.short}, `;
     const value = spec.placeholder === null ? '' : ` <${spec.placeholder}>`;
-    const option = new Option(`${short}--${optionName(key)}${value}`, spec.doc).env(variableName(key)).default(spec.default);
+    const option = new Option(`${short}--${optionName(key)}${value}`, spec.doc).env(variableName(key));
+    if (!option.negate) option.default(spec.default);
     if (spec.placeholder !== null) option.argParser((text, previous) => spec.parse(text, previous));
     command.addOption(option);
   }
@@ -105,6 +116,9 @@ export function addOptions(command: Command, table: OptionTable): Command {
 /** The parsed options of a command, typed by the table they were added from, frozen. */
 export function optionValues<Table extends OptionTable>(command: Command, table: Table): OptionValues<Table> {
   const values = command.optsWithGlobals();
-  const entries = Object.keys(table).map((key) => [key, values[key]]);
+  // Commander keeps `--no-api` as `api: false`.
+  const valueOf = (key: string) =>
+    /^no[A-Z]/.test(key) ? values[key.charAt(2).toLowerCase() + key.slice(3)] === false : values[key];
+  const entries = Object.keys(table).map((key) => [key, valueOf(key)]);
   return Object.freeze(Object.fromEntries(entries)) as OptionValues<Table>;
 }

@@ -16,6 +16,7 @@ export class Loop implements Service {
   readonly #log: Log;
   readonly #step: () => Promise<number>;
   #timer: NodeJS.Timeout | null = null;
+  #immediate: NodeJS.Immediate | null = null;
   #wakeAtMs = Infinity;
   #running: Promise<void> | null = null;
   #wanted = false;
@@ -51,12 +52,16 @@ export class Loop implements Service {
     if (atMs >= this.#wakeAtMs) return;
     this.#disarm();
     this.#wakeAtMs = atMs;
-    this.#timer = setTimeout(() => this.#run(), inMs);
+    // A timer waits at least 1 ms, which is long when there is more to do.
+    if (inMs <= 0) this.#immediate = setImmediate(() => this.#run());
+    else this.#timer = setTimeout(() => this.#run(), inMs);
   }
 
   #disarm(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
+    if (this.#immediate !== null) clearImmediate(this.#immediate);
     this.#timer = null;
+    this.#immediate = null;
     this.#wakeAtMs = Infinity;
   }
 

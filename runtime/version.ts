@@ -1,8 +1,6 @@
 import { createRequire } from 'node:module';
 
-const { version } = createRequire(import.meta.url)(import.meta.url.includes('/dist/') ? '../../package.json' : '../package.json') as {
-  version: string;
-};
+const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
 
 /** This package's version. */
 export const VERSION: string = version;

@@ -1,0 +1,18 @@
+import { Command } from 'commander';
+import { requireOneRedis } from '../runtime/common-options.ts';
+import { createLog } from '../runtime/log.ts';
+import { addOptions, optionValues } from '../runtime/options.ts';
+import { runUntilStopped } from '../runtime/process.ts';
+import { BEAT_OPTIONS } from '../scheduler/config.ts';
+import { createBeatNode } from '../scheduler/node.ts';
+
+export function beatCommand(): Command {
+  const command = new Command('beat').description('run one beat node');
+  addOptions(command, BEAT_OPTIONS);
+  return command.action(async () => {
+    const config = optionValues(command, BEAT_OPTIONS);
+    requireOneRedis(config);
+    const log = createLog(config.logLevel, 'beat');
+    await runUntilStopped(await createBeatNode(config, log), log);
+  });
+}

@@ -1,0 +1,51 @@
+import { Command } from 'commander';
+import { COMMON_OPTIONS, requireOneRedis } from '../runtime/common-options.ts';
+import { createLog } from '../runtime/log.ts';
+import { addOptions, optionValues } from '../runtime/options.ts';
+import { WORKER_OPTIONS, workerConfig } from '../worker/config.ts';
+import { serveMetrics } from '../worker/metrics.ts';
+import { loadTasks } from '../worker/tasks-modules.ts';
+import { Worker } from '../worker/worker.ts';
+
+const OPTIONS = { ...COMMON_OPTIONS, ...WORKER_OPTIONS };
+
+/** `ringbeat worker`: one worker process. */
+export function workerCommand(): Command {
+  const command = new Command('worker').description('run the tasks that arrive in Celery queues');
+  addOptions(command, OPTIONS);
+  return command.action(async () => {
+    const options = optionValues(command, OPTIONS);
+    if (options.tasks.length === 0) command.error('error: give the modules that define your tasks with --tasks FILE');
+    requireOneRedis(options);
+    const { pool } = workerConfig(options);
+    await loadTasks(options.tasks);
+    const log = createLog(options.logLevel, 'worker');
+    const worker = new Worker({ ...options, pool }, log);
+    if (options.metricsPort !== null) {
+      const { port, server } = await serveMetrics(worker.metrics.registry, options.metricsHost, options.metricsPort);
+      server.unref();
+      log.info({ event: 'metrics_listening', host: options.metricsHost, port });
+    }
+    process.on('unhandledRejection', (reason) => log.error({ event: 'unhandled_rejection', err: reason }));
+    const stopped = stopOnSignals(worker);
+    await worker.start();
+    await stopped;
+    // A cold shutdown does not wait for tasks that still run.
+    process.exit(0);
+  });
+}
+
+/** SIGTERM and SIGINT stop the worker warm, a second one and SIGQUIT cold. Resolves when it has stopped. */
+function stopOnSignals(worker: Worker): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let isStopping = false;
+    const stop = (isCold: boolean) => {
+      const done = isCold || isStopping ? worker.stopNow() : worker.stop();
+      isStopping = true;
+      done.then(resolve, reject);
+    };
+    process.on('SIGTERM', () => stop(false));
+    process.on('SIGINT', () => stop(false));
+    process.on('SIGQUIT', () => stop(true));
+  });
+}

@@ -1,0 +1,77 @@
+import type { Redis } from 'ioredis';
+import { KOMBU, namespaceKeys, queueList, type WorkerKeys, workerKeys } from './keys.ts';
+import { defineScript, integerReply, listReply, textReply } from './script.ts';
+
+const script = defineScript('reserve');
+
+/** The dead letters of a namespace's workers keep about this many messages. */
+export const WORKER_DEAD_LETTERS = 10_000;
+
+export interface ReserveRequest {
+  readonly workerId: string;
+  /** Larger than that of the last answered call; a call that is repeated keeps its counter. */
+  readonly counter: number;
+  /** 1 to 1,000 messages. */
+  readonly limit: number;
+  /** Stop once this many bytes were taken. */
+  readonly byteLimit: number;
+  /** In the order in which they are looked at. */
+  readonly queues: readonly string[];
+}
+
+export interface Reserved {
+  readonly tag: string;
+  /** The list it was taken from. */
+  readonly list: string;
+  readonly envelope: string;
+}
+
+export interface ReserveReply {
+  readonly nowMs: number;
+  /** Elements that were no message; they are in the worker dead letters. */
+  readonly deadLetters: number;
+  /** Keys of our queues that hold something other than a list. */
+  readonly wrongTypes: readonly string[];
+  readonly messages: readonly Reserved[];
+}
+
+/**
+ * Takes messages off their queues into unacked. Repeated with the same counter it answers the same messages, as far as
+ * the worker still holds them.
+ */
+export async function reserve(redis: Redis, namespace: string, request: ReserveRequest): Promise<ReserveReply> {
+  const lists = KOMBU.prioritySteps.flatMap((step) => request.queues.map((queue) => queueList(queue, step)));
+  const reply = listReply(
+    script,
+    await script.run(
+      redis,
+      [...holderKeys(namespace, request.workerId), ...lists],
+      [
+        request.workerId,
+        request.counter,
+        request.limit,
+        request.byteLimit,
+        WORKER_DEAD_LETTERS,
+        ...request.queues.map((queue) => `, "", ${JSON.stringify(queue)}]`),
+      ],
+    ),
+  );
+  const messages: Reserved[] = [];
+  for (let at = 3; at < reply.length; at += 3) {
+    const list = lists[integerReply(script, reply[at]) - 1] ?? '';
+    messages.push({ list, tag: textReply(script, reply[at + 1]!), envelope: textReply(script, reply[at + 2]!) });
+  }
+  return {
+    nowMs: integerReply(script, reply[0]),
+    deadLetters: integerReply(script, reply[1]),
+    wrongTypes: listReply(script, reply[2]!).map(String),
+    messages,
+  };
+}
+
+/** KEYS[1..6] of `reserve` and `restore`. */
+export function holderKeys(namespace: string, workerId: string): string[] {
+  const names = namespaceKeys(namespace);
+  const worker: WorkerKeys = workerKeys(namespace, workerId);
+  return [names.workers, worker.state, worker.reserved, KOMBU.unacked, KOMBU.unackedIndex, names.workerDeadLetters];
+}

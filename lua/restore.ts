@@ -1,0 +1,224 @@
+import type { Redis } from 'ioredis';
+import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
+import { findLost } from './find-lost.ts';
+import { KOMBU, queueList, workerKeys } from './keys.ts';
+import { holderKeys, WORKER_DEAD_LETTERS } from './reserve.ts';
+import { defineScript, integerReply, listReply } from './script.ts';
+
+const script = defineScript('restore');
+
+/** Messages per script call. */
+const PAGE = 100;
+
+/** A worker is dead when its heartbeat is older than this, ms. */
+export const WORKER_LEASE_MS = 10_000;
+
+export interface Restored {
+  /** Messages put back into their queues. */
+  readonly restored: number;
+  /** Messages that cannot be put back; they are in the worker dead letters. */
+  readonly deadLetters: number;
+}
+
+/**
+ * Gives back what dead workers of the namespace hold, and forgets those workers. Any process may call it, any number
+ * at once. Call it only when Redis's clock has been seen steady for WORKER_LEASE_MS (`RedisClock.steadyFor`).
+ */
+export async function restoreLostWorkers(
+  redis: Redis,
+  namespace: string,
+): Promise<Restored & { readonly workers: readonly string[] }> {
+  const { workers } = await findLost(redis, namespace, { leaseMs: WORKER_LEASE_MS, visibilityMs: 0, limit: 10 });
+  let restored = 0;
+  let deadLetters = 0;
+  for (const workerId of workers) {
+    const outcome = await restoreHeld(redis, namespace, workerId, WORKER_LEASE_MS);
+    restored += outcome.restored;
+    deadLetters += outcome.deadLetters;
+  }
+  return { workers, restored, deadLetters };
+}
+
+/** Gives back everything that this worker holds, and forgets it: for a worker that is leaving. */
+export function restoreOwn(redis: Redis, namespace: string, workerId: string): Promise<Restored> {
+  return restoreHeld(redis, namespace, workerId, 0);
+}
+
+/**
+ * Gives back messages, of whatever consumer, that have been unacked for longer than the visibility timeout: at most
+ * 1,000 in one call.
+ */
+export async function restoreInvisible(
+  redis: Redis,
+  namespace: string,
+  workerId: string,
+  visibilityMs: number,
+): Promise<Restored> {
+  let restored = 0;
+  let deadLetters = 0;
+  for (let page = 0; page < 10; page++) {
+    const { messages } = await findLost(redis, namespace, { leaseMs: 0, visibilityMs, limit: PAGE });
+    if (messages.length === 0) break;
+    const held = await readHeld(
+      redis,
+      messages.map((message) => message.tag),
+      messages.map((message) => message.score),
+    );
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: true, leaseMs: 0 }, held);
+    restored += outcome.restored;
+    deadLetters += outcome.deadLetters;
+    if (messages.length < PAGE || outcome.restored + outcome.deadLetters === 0) break;
+  }
+  return { restored, deadLetters };
+}
+
+/** Gives these messages of a living worker back, the first of them to be taken first. */
+export async function restoreTags(
+  redis: Redis,
+  namespace: string,
+  workerId: string,
+  tags: readonly string[],
+): Promise<Restored> {
+  let restored = 0;
+  let deadLetters = 0;
+  // From the last to the first: each goes to the end that is popped next.
+  for (let end = tags.length; end > 0; end -= PAGE) {
+    const held = await readHeld(redis, tags.slice(Math.max(0, end - PAGE), end).reverse());
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: true, leaseMs: 0 }, held);
+    restored += outcome.restored;
+    deadLetters += outcome.deadLetters;
+  }
+  return { restored, deadLetters };
+}
+
+async function restoreHeld(redis: Redis, namespace: string, workerId: string, leaseMs: number): Promise<Restored> {
+  const { reserved } = workerKeys(namespace, workerId);
+  let restored = 0;
+  let deadLetters = 0;
+  let leftBefore = Infinity;
+  for (;;) {
+    const tags = await redis.srandmember(reserved, PAGE);
+    const held = await readHeld(redis, tags);
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: false, leaseMs }, held);
+    restored += outcome.restored;
+    deadLetters += outcome.deadLetters;
+    // No progress: somebody else restores them, or the worker came back. Whoever is right goes on.
+    if (outcome.left === 0 || outcome.left >= leftBefore) return { restored, deadLetters };
+    leftBefore = outcome.left;
+  }
+}
+
+/** A message as it lies in unacked; `value` is null when it is not there. */
+interface Held {
+  readonly tag: string;
+  readonly score: string;
+  readonly value: string | null;
+}
+
+async function readHeld(redis: Redis, tags: readonly string[], knownScores?: readonly string[]): Promise<Held[]> {
+  if (tags.length === 0) return [];
+  const values = await redis.hmget(KOMBU.unacked, ...tags);
+  const scores = knownScores ?? (await redis.zmscore(KOMBU.unackedIndex, ...tags));
+  return tags.map((tag, at) => ({ tag, score: scores[at] ?? '', value: values[at] ?? null }));
+}
+
+interface Holder {
+  readonly workerId: string;
+  /** Whether the messages are not (only) this worker's, so that it is not forgotten. */
+  readonly isAgeOnly: boolean;
+  readonly leaseMs: number;
+}
+
+async function putBack(
+  redis: Redis,
+  namespace: string,
+  holder: Holder,
+  held: readonly Held[],
+): Promise<Restored & { left: number }> {
+  const lists: string[] = [];
+  const entries: (string | number)[] = [];
+  for (const { tag, score, value } of held) {
+    const move = value === null ? { list: null, text: '' } : await wayBack(redis, value);
+    let number = 0;
+    if (move.list !== null) {
+      number = lists.indexOf(move.list) + 1;
+      if (number === 0) number = lists.push(move.list);
+    }
+    entries.push(tag, score, number, move.text);
+  }
+  const reply = await script.run(
+    redis,
+    [...holderKeys(namespace, holder.workerId), ...lists],
+    [holder.isAgeOnly ? '' : holder.workerId, holder.leaseMs, WORKER_DEAD_LETTERS, ...entries],
+  );
+  const [, restored, deadLetters, left] = listReply(script, reply);
+  return {
+    restored: integerReply(script, restored),
+    deadLetters: integerReply(script, deadLetters),
+    left: integerReply(script, left),
+  };
+}
+
+/** The list that an unacked message goes back to and its new envelope; or null, and why it cannot go back. */
+async function wayBack(redis: Redis, value: string): Promise<{ readonly list: string | null; readonly text: string }> {
+  let message: ReturnType<typeof redelivery>;
+  try {
+    message = redelivery(value);
+  } catch (error) {
+    return { list: null, text: `cannot be restored: ${error instanceof Error ? error.message : String(error)}` };
+  }
+  const queue = await queueOf(redis, message.exchange, message.routingKey);
+  return { list: queueList(queue, message.priority), text: message.envelope };
+}
+
+/** The envelope of an unacked value with both of its `redelivered` flags set, as kombu restores it. Throws if it is none. */
+export function redelivery(value: string): {
+  envelope: string;
+  exchange: string;
+  routingKey: string;
+  priority: number;
+} {
+  const parsed = parseJson(value);
+  if (!Array.isArray(parsed)) throw new SyntaxError('it is no list');
+  const [envelope, exchange, routingKey] = parsed as readonly Json[];
+  if (!isObject(envelope) || typeof exchange !== 'string' || typeof routingKey !== 'string')
+    throw new SyntaxError('it is no message');
+  const { headers, properties } = envelope;
+  if (!isObject(properties) || !isObject(properties.delivery_info)) throw new SyntaxError('it has no delivery_info');
+  const priority = Number(properties.priority ?? 0);
+  return {
+    envelope: toPythonJson({
+      ...envelope,
+      headers: { ...(isObject(headers) ? headers : {}), redelivered: true },
+      properties: { ...properties, delivery_info: { ...properties.delivery_info, redelivered: true } },
+    }),
+    exchange,
+    routingKey,
+    priority: Number.isInteger(priority) ? Math.min(Math.max(priority, 0), 9) : 0,
+  };
+}
+
+/** The queue that a routing key leads to: itself for the anonymous exchange, else what is bound to the exchange. */
+async function queueOf(redis: Redis, exchange: string, routingKey: string): Promise<string> {
+  if (exchange === '') return routingKey;
+  const bindings = await redis.smembers(`_kombu.binding.${exchange}`);
+  for (const binding of bindings) {
+    const [key, pattern, queue] = binding.split(KOMBU.separator);
+    if (queue !== undefined && (key === routingKey || matches(pattern, routingKey))) return queue;
+  }
+  return routingKey;
+}
+
+/** Topic exchanges store the pattern as a regular expression of Python's. */
+function matches(pattern: string | undefined, routingKey: string): boolean {
+  if (!pattern) return false;
+  try {
+    return new RegExp(pattern).test(routingKey);
+  } catch {
+    return false;
+  }
+}
+
+function isObject(value: unknown): value is { readonly [key: string]: Json } {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

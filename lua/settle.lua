@@ -1,0 +1,80 @@
+-- settle: finish messages: store results, take late-acknowledged ones off unacked, keep undecodable ones as dead letters.
+-- KEYS[1] state         hash    the worker's: settled (counter last served)
+-- KEYS[2] reserved      set     delivery tags that the worker holds
+-- KEYS[3] unacked       hash    delivery tag -> [envelope, exchange, routing key]
+-- KEYS[4] index         zset    delivery tag -> delivered at, s since epoch
+-- KEYS[5] dead_letters  stream  messages that were given up
+-- KEYS[6...] results    string  result records, one for every entry that has a record; also the channel's name
+-- ARGV[1] counter       int     larger than that of the worker's last answered call; the same again changes nothing
+-- ARGV[2] expires       int     s that a result is kept; 0: for ever
+-- ARGV[3] dead_limit    int     entries that the dead letters keep, about
+-- ARGV[4...] entries    text    in fours: tag; `acked` (was taken off unacked before), `held` (acts only if it still is in
+--                               unacked) or `dead` (as held, and kept as a dead letter); record or ''; `<queue>\n<reason>` or ''
+-- Returns               [now_ms, how many entries came too late: their messages were restored meanwhile]
+-- Atomic                a late-acknowledged message is gone exactly when its result is stored; success is final
+-- Cost                  O(entries), up to seven commands an entry
+--- @include "redis-now"
+local state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local counter, expires, dead_limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local first_result, first_entry = 6, 4
+
+local now_ms = redis_now()
+local reply = { now_ms, 0 }
+if counter <= tonumber(redis.call('HGET', state, 'settled') or -1) then return reply end
+redis.call('HLEN', unacked)
+redis.call('ZCARD', index)
+redis.call('SCARD', reserved)
+redis.call('XLEN', dead_letters)
+
+-- Celery's rule: a stored SUCCESS is never overwritten.
+local function is_success(record)
+  if not record then return false end
+  local status = string.match(record, '^{"status": "(%u+)"')
+  if status then return status == 'SUCCESS' end
+  local ok, decoded = pcall(cjson.decode, record)
+  return ok and type(decoded) == 'table' and decoded.status == 'SUCCESS'
+end
+
+local final = {}
+if #KEYS >= first_result then
+  local keys = {}
+  for position = first_result, #KEYS do keys[#keys + 1] = KEYS[position] end
+  for position, record in ipairs(redis.call('MGET', unpack(keys))) do final[keys[position]] = is_success(record) end
+end
+
+-- Freeing first keeps a Redis that is out of memory drainable: it refuses a script only at its first write.
+redis.call('HDEL', state, 'settled')
+
+local next_result = first_result
+for position = first_entry, #ARGV, 4 do
+  local tag, mode, record, letter = ARGV[position], ARGV[position + 1], ARGV[position + 2], ARGV[position + 3]
+  local key
+  if record ~= '' then
+    key = KEYS[next_result]
+    next_result = next_result + 1
+  end
+  local acts = mode == 'acked'
+  if not acts and redis.call('SREM', reserved, tag) == 1 then
+    local value = mode == 'dead' and redis.call('HGET', unacked, tag)
+    acts = redis.call('HDEL', unacked, tag) == 1
+    if acts then redis.call('ZREM', index, tag) end
+    if value then
+      local queue, reason = string.match(letter, '^([^\n]*)\n(.*)$')
+      redis.call('XADD', dead_letters, 'MAXLEN', '~', dead_limit, '*', 'queue', queue, 'reason', reason,
+        'message', string.match(value, '^%[(.*), "[^"]*", "[^"]*"%]$') or value)
+    end
+  end
+  if not acts then
+    reply[2] = reply[2] + 1
+  elseif key and not final[key] then
+    if expires > 0 then
+      redis.call('SETEX', key, expires, record)
+    else
+      redis.call('SET', key, record)
+    end
+    redis.call('PUBLISH', key, record)
+    final[key] = is_success(record)
+  end
+end
+redis.call('HSET', state, 'settled', counter)
+return reply

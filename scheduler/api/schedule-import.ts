@@ -1,0 +1,134 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { z } from 'zod';
+import { describeErrors, MAX_SPEC_BYTES, parseSpec, type ScheduleSpec } from '../../schedule/spec.ts';
+import type { Registry } from '../registry.ts';
+import { type Answer, ok } from './answer.ts';
+import { type Line, LineSplitter } from './line-splitter.ts';
+import type { Named } from './route.ts';
+import type { ScheduleContext } from './schedules.ts';
+
+export const NDJSON = 'application/x-ndjson';
+
+/** Lines handed over at once: about 2 ms of this process, so that dispatching goes on in between. */
+const BATCH = 250;
+
+/** Batches under way: one for Redis to work on while the next is being read, and one to spare. */
+const MAX_IN_FLIGHT = 3;
+
+const MAX_ERRORS = 100;
+
+const CARRIAGE_RETURN = 0x0d;
+
+export const importSummary: Named = {
+  name: 'ImportSummary',
+  schema: z.strictObject({
+    created: z.int(),
+    updated: z.int(),
+    unchanged: z.int(),
+    failed: z.int(),
+    errors: z
+      .array(z.strictObject({ line: z.int(), id: z.string().nullable(), message: z.string() }))
+      .max(MAX_ERRORS)
+      .describe('Of the first lines that failed; lines count from 1.'),
+  }),
+};
+
+/**
+ * Creates and updates schedules from lines of JSON as they arrive, in bounded memory. A bad line never stops the good
+ * ones. When the body breaks off, its complete lines are stored and the error is thrown on.
+ */
+export async function importSchedules(context: ScheduleContext, chunks: AsyncIterable<Buffer>): Promise<Answer> {
+  const intake = new Intake(context);
+  const splitter = new LineSplitter(MAX_SPEC_BYTES + 1);
+  try {
+    for await (const chunk of chunks) {
+      for (const line of splitter.split(chunk)) {
+        intake.take(line);
+        if (intake.isFull()) await intake.send();
+      }
+      await intake.sendIfIdle();
+    }
+    const last = splitter.rest();
+    if (last !== null) intake.take(last);
+  } finally {
+    await intake.finish();
+  }
+  return ok(intake.summary());
+}
+
+interface InFlight {
+  readonly ids: ReadonlySet<string>;
+  readonly done: Promise<void>;
+}
+
+/** Specs on their way from lines to the registry. */
+class Intake {
+  readonly #context: ScheduleContext;
+  readonly #counts = { created: 0, updated: 0, unchanged: 0, failed: 0 };
+  readonly #errors: { readonly line: number; readonly id: string | null; readonly message: string }[] = [];
+  readonly #inFlight: InFlight[] = [];
+  #batch: ScheduleSpec[] = [];
+
+  constructor(context: ScheduleContext) {
+    this.#context = context;
+  }
+
+  take({ number, bytes }: Line): void {
+    if (bytes === null) {
+      this.#fail(number, null, `The line is longer than ${MAX_SPEC_BYTES} bytes`);
+      return;
+    }
+    const line = bytes.at(-1) === CARRIAGE_RETURN ? bytes.subarray(0, -1) : bytes;
+    if (isBlank(line)) return;
+    const result = parseSpec(this.#context.spec, line);
+    if (result.ok) this.#batch.push(result.spec);
+    else this.#fail(number, result.id, describeErrors(result.errors));
+  }
+
+  isFull(): boolean {
+    return this.#batch.length >= BATCH;
+  }
+
+  /** Hands the batch over, waiting while too many are under way. Throws what an earlier one failed with. */
+  async send(): Promise<void> {
+    const specs = this.#batch;
+    this.#batch = [];
+    const ids = new Set(specs.map(({ id }) => id));
+    // The later line wins: an id that is still under way must have arrived first.
+    const mustWait = this.#inFlight.some((earlier) => specs.some(({ id }) => earlier.ids.has(id)));
+    while (this.#inFlight.length > (mustWait ? 0 : MAX_IN_FLIGHT - 1)) await this.#inFlight.shift()!.done;
+    const done = this.#put(this.#context.registry, specs);
+    // Somebody waits for it later; until then a failure must not count as unhandled.
+    done.catch(() => {});
+    this.#inFlight.push({ ids, done });
+    await nextTurn();
+  }
+
+  /** Lets the lines of a slow sender not wait for a batch to fill. */
+  async sendIfIdle(): Promise<void> {
+    if (this.#batch.length > 0 && this.#inFlight.length === 0) await this.send();
+  }
+
+  /** Stores what is left. Throws what any batch failed with. */
+  async finish(): Promise<void> {
+    if (this.#batch.length > 0) await this.send();
+    await Promise.all(this.#inFlight.map(({ done }) => done));
+  }
+
+  summary() {
+    return { ...this.#counts, errors: this.#errors };
+  }
+
+  async #put(registry: Registry, specs: readonly ScheduleSpec[]): Promise<void> {
+    for (const outcome of await registry.put(specs)) if (outcome !== 'exists') this.#counts[outcome] += 1;
+  }
+
+  #fail(line: number, id: string | null, message: string): void {
+    this.#counts.failed += 1;
+    if (this.#errors.length < MAX_ERRORS) this.#errors.push({ line, id, message });
+  }
+}
+
+function isBlank(line: Buffer): boolean {
+  return line.every((byte) => byte === 0x20 || byte === 0x09 || byte === CARRIAGE_RETURN);
+}

@@ -1,0 +1,145 @@
+import { z } from 'zod';
+import type { StoredSchedule } from '../registry.ts';
+import { type Answer, jsonAnswer } from './answer.ts';
+import { invalid } from './problem.ts';
+import { resourceJson, STATES } from './resource.ts';
+import { integerParameter, type Route, route } from './route.ts';
+import type { ScheduleContext } from './schedules.ts';
+
+/** Schedules per step of a scan. A cursor is only good for steps of the same size. */
+export const SCAN_COUNT = 100;
+
+/** A page looks at this many schedules at most, however few of them match: about 20 ms. */
+const MAX_LOOKED_AT = 5_000;
+
+const listQuery = z.strictObject({
+  limit: integerParameter('Most schedules on the page.', { min: 1, max: 1_000, default: 100 }),
+  cursor: z.string().optional().describe('As the page before told.'),
+  tag: z.string().min(1).optional().describe('Only those with this tag.'),
+  task: z.string().min(1).optional().describe('Only those of this task.'),
+  queue: z.string().min(1).optional().describe('Only those for this queue.'),
+  prefix: z.string().min(1).optional().describe('Only those whose id begins so.'),
+  state: z.enum(STATES).optional().describe('Only those in this state.'),
+});
+
+export type ScheduleFilter = Partial<Record<'tag' | 'task' | 'queue' | 'prefix' | 'state', string | undefined>>;
+
+export function scheduleListRoutes(context: ScheduleContext): Route[] {
+  return [
+    route({
+      method: 'GET',
+      path: '/v1/schedules',
+      summary: 'Page through schedules, in no particular order',
+      query: listQuery,
+      answers: {
+        200: {
+          name: 'ScheduleList',
+          schema: z.strictObject({ schedules: z.array(context.resource.schema), cursor: z.string().nullable() }),
+        },
+      },
+      problems: [400],
+      answer: ({ query }) => listPage(context, query),
+    }),
+  ];
+}
+
+/**
+ * Where a page ended: the step that comes next (`scan` is HSCAN's cursor), or the step of which the schedules up to
+ * `afterId` are on it. A step that is taken again holds at least what it held, unless the shard has shrunk to a tenth.
+ */
+interface Position {
+  readonly shard: number;
+  readonly scan: string;
+  readonly afterId: string | null;
+}
+
+async function listPage({ registry, system }: ScheduleContext, query: z.output<typeof listQuery>): Promise<Answer> {
+  const page: StoredSchedule[] = [];
+  let position: Position | null =
+    query.cursor === undefined ? { shard: 0, scan: '0', afterId: null } : parseCursor(query.cursor, registry.shards);
+  for (let lookedAt = 0; position !== null && page.length < query.limit && lookedAt < MAX_LOOKED_AT; ) {
+    const { shard, scan, afterId }: Position = position;
+    const step = await registry.scan(shard, scan, SCAN_COUNT, idPattern(query.prefix));
+    lookedAt += SCAN_COUNT;
+    const matching = step.schedules.filter((schedule) => matches(schedule, query));
+    const room = query.limit - page.length;
+    if (afterId === null && matching.length <= room) {
+      page.push(...matching);
+      position = nextPosition(shard, step.cursor, registry.shards);
+      continue;
+    }
+    const rest = matching
+      .filter(({ spec }) => afterId === null || spec.id > afterId)
+      .sort((a, b) => (a.spec.id < b.spec.id ? -1 : 1));
+    page.push(...rest.slice(0, room));
+    position =
+      rest.length > room
+        ? { shard, scan, afterId: rest[room - 1]!.spec.id }
+        : nextPosition(shard, step.cursor, registry.shards);
+  }
+  const cursor = position === null ? 'null' : JSON.stringify(formatCursor(position));
+  return jsonAnswer(
+    200,
+    `{"schedules":[${page.map((schedule) => resourceJson(schedule, system)).join(',')}],"cursor":${cursor}}`,
+  );
+}
+
+/** All the schedules that match, step by step. */
+export async function* matchingSchedules(
+  { registry }: ScheduleContext,
+  filter: ScheduleFilter,
+): AsyncGenerator<StoredSchedule[], void> {
+  let position: Position | null = { shard: 0, scan: '0', afterId: null };
+  while (position !== null) {
+    const step = await registry.scan(position.shard, position.scan, SCAN_COUNT, idPattern(filter.prefix));
+    yield step.schedules.filter((schedule) => matches(schedule, filter));
+    position = nextPosition(position.shard, step.cursor, registry.shards);
+  }
+}
+
+function nextPosition(shard: number, scan: string, shards: number): Position | null {
+  if (scan !== '0') return { shard, scan, afterId: null };
+  return shard + 1 < shards ? { shard: shard + 1, scan: '0', afterId: null } : null;
+}
+
+function matches({ spec, state }: StoredSchedule, filter: ScheduleFilter): boolean {
+  return (
+    (filter.tag === undefined || spec.tags.includes(filter.tag)) &&
+    (filter.task === undefined || spec.task === filter.task) &&
+    (filter.queue === undefined || spec.queue === filter.queue) &&
+    (filter.prefix === undefined || spec.id.startsWith(filter.prefix)) &&
+    (filter.state === undefined || state === filter.state)
+  );
+}
+
+/** A prefix as HSCAN's MATCH takes it. */
+function idPattern(prefix: string | undefined): string | undefined {
+  return prefix === undefined ? undefined : `${prefix.replace(/[\\*?[\]]/g, '\\$&')}*`;
+}
+
+function formatCursor({ shard, scan, afterId }: Position): string {
+  return Buffer.from(JSON.stringify([shard, scan, ...(afterId === null ? [] : [afterId])])).toString('base64url');
+}
+
+function parseCursor(cursor: string, shards: number): Position {
+  const [shard, scan, afterId = null] = cursorParts(cursor);
+  const isOurs =
+    Number.isInteger(shard) &&
+    Number(shard) >= 0 &&
+    Number(shard) < shards &&
+    typeof scan === 'string' &&
+    /^\d{1,20}$/.test(scan);
+  if (!isOurs || (afterId !== null && typeof afterId !== 'string'))
+    throw invalid('The query', [{ path: 'cursor', message: 'is not one that a page told' }]);
+  return { shard: Number(shard), scan, afterId };
+}
+
+function cursorParts(cursor: string): unknown[] {
+  try {
+    const parts: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'));
+    return Array.isArray(parts) ? parts : [];
+  } catch {
+    // Not one of ours, which the caller says.
+    return [];
+  }
+}

@@ -1,0 +1,149 @@
+import { EventEmitter } from 'node:events';
+import type { Redis } from 'ioredis';
+import { heartbeat } from '../lua/heartbeat.ts';
+import type { NamespaceKeys } from '../lua/keys.ts';
+import { leave } from '../lua/leave.ts';
+import { messageOf, RingbeatError } from '../protocol/errors.ts';
+import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
+import type { Log } from '../runtime/log.ts';
+import { Loop, type Service } from '../runtime/service.ts';
+import { type Namespace, parseNamespace, readNamespace } from './namespace.ts';
+import { assignShards } from './ring.ts';
+import type { NodeInfo } from './status.ts';
+
+const HEARTBEAT_MS = 1_000;
+/** A node silent for this long is taken out of the ring. Helping covers its shards long before. */
+export const LEASE_MS = 5_000;
+
+export interface MembershipOptions {
+  readonly redis: Redis;
+  readonly names: NamespaceKeys;
+  readonly nodeId: string;
+  readonly namespace: Namespace;
+  readonly clock: RedisClock;
+  readonly log: Log;
+  /** What `GET /v1/nodes` shows of this node. */
+  describe(): NodeInfo;
+}
+
+/**
+ * Keeps this node in the set of live nodes, and knows which shards are whose. The ring is an optimisation, not a lock:
+ * two nodes that both think they own a shard are harmless, since dispatch is atomic.
+ *
+ * Emits `owned` with the shards of this node whenever they change, and `jump` with the ms by which Redis's clock jumped.
+ */
+export class Membership extends EventEmitter<{ owned: [readonly number[]]; jump: [number] }> implements Service {
+  readonly #options: MembershipOptions;
+  readonly #loop: Loop;
+  #namespace: Namespace | null;
+  #owners: ReadonlyMap<string, readonly number[]> = new Map();
+  #lastAnswerAtMs = monotonicMs();
+
+  constructor(options: MembershipOptions) {
+    super();
+    this.#options = options;
+    this.#namespace = options.namespace;
+    this.#loop = new Loop('membership', options.log, () => this.#beat());
+  }
+
+  start(): void {
+    this.#loop.start();
+  }
+
+  /** Leaves the ring, so that the others take over at once. */
+  async stop(): Promise<void> {
+    await this.#loop.stop();
+    const { redis, names, nodeId, log } = this.#options;
+    await leave(redis, names, nodeId).catch((error: unknown) => {
+      log.warn({ event: 'leave_failed', reason: messageOf(error), remedy: 'the others take over when the lease ends' });
+    });
+  }
+
+  /** The set of nodes may have changed: look now. */
+  refresh(): void {
+    this.#loop.wake();
+  }
+
+  /** The namespace as it was last read; null while it is not in Redis. */
+  get namespace(): Namespace | null {
+    return this.#namespace;
+  }
+
+  get owned(): readonly number[] {
+    return this.#owners.get(this.#options.nodeId) ?? [];
+  }
+
+  /** Shards by node id, of every live node. */
+  get owners(): ReadonlyMap<string, readonly number[]> {
+    return this.#owners;
+  }
+
+  /** ms since Redis last answered a heartbeat. */
+  get silentMs(): number {
+    return monotonicMs() - this.#lastAnswerAtMs;
+  }
+
+  async #beat(): Promise<number> {
+    if (this.#namespace === null && !(await this.#rejoin())) return HEARTBEAT_MS;
+    const { redis, names, nodeId, clock, log } = this.#options;
+    const sentAtMs = monotonicMs();
+    try {
+      const reply = await heartbeat(redis, names, {
+        epoch: this.#namespace!.epoch,
+        node: nodeId,
+        info: JSON.stringify(this.#options.describe()),
+        leaseMs: LEASE_MS,
+        mayJudge: clock.steadyFor(LEASE_MS),
+      });
+      this.#lastAnswerAtMs = monotonicMs();
+      this.#observe(reply.nowMs, sentAtMs);
+      this.#namespace = parseNamespace(this.#namespace!.name, reply.meta);
+      this.#takeMembers(reply.nodes);
+    } catch (error) {
+      if (!(error instanceof RingbeatError) || error.code !== 'NAMESPACE_GONE') throw error;
+      log.error({
+        event: 'namespace_gone',
+        namespace: this.#namespace!.name,
+        remedy: 'nothing is dispatched until a beat node that starts creates it anew',
+      });
+      this.#namespace = null;
+      this.#setOwners(new Map());
+    }
+    return HEARTBEAT_MS;
+  }
+
+  /** Somebody may have created the namespace anew; a running node never does (it may be Redis that was lost). */
+  async #rejoin(): Promise<boolean> {
+    const { redis, names, namespace, log } = this.#options;
+    const found = await readNamespace(redis, names, namespace.name);
+    if (found === null) return false;
+    if (found.shards !== namespace.shards) {
+      throw new RingbeatError('NAMESPACE_SHARDS', {
+        namespace: found.name,
+        stored: found.shards,
+        given: namespace.shards,
+      });
+    }
+    log.warn({ event: 'namespace_rejoined', namespace: found.name, epoch: found.epoch });
+    this.#namespace = found;
+    return true;
+  }
+
+  #observe(nowMs: number, sentAtMs: number): void {
+    const jumpMs = this.#options.clock.observe(nowMs, sentAtMs);
+    if (jumpMs === 0) return;
+    this.#options.log.warn({ event: 'redis_clock_jumped', ms: jumpMs });
+    this.emit('jump', jumpMs);
+  }
+
+  #takeMembers(nodes: readonly string[]): void {
+    const same = nodes.length === this.#owners.size && nodes.every((node) => this.#owners.has(node));
+    if (!same) this.#setOwners(assignShards(nodes, this.#namespace!.shards));
+  }
+
+  #setOwners(owners: ReadonlyMap<string, readonly number[]>): void {
+    this.#owners = owners;
+    this.#options.log.info({ event: 'ring_changed', nodes: owners.size, owned: this.owned });
+    this.emit('owned', this.owned);
+  }
+}

@@ -1,0 +1,225 @@
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
+import type { FastifyInstance } from 'fastify';
+import { connect } from '../lua/connection.ts';
+import { namespaceKeys, shardKeys } from '../lua/keys.ts';
+import { realign } from '../lua/realign.ts';
+import { messageOf, RingbeatError } from '../protocol/errors.ts';
+import { RedisClock } from '../runtime/clock.ts';
+import type { Log } from '../runtime/log.ts';
+import type { Service } from '../runtime/service.ts';
+import { VERSION } from '../runtime/version.ts';
+import type { ApiToken } from './api/auth.ts';
+import { requireSafeListener } from './api/auth.ts';
+import { createApi } from './api/server.ts';
+import type { Readiness, System } from './api/system.ts';
+import type { BeatConfig } from './config.ts';
+import { Membership } from './membership.ts';
+import { Metrics, type ShardGauges } from './metrics.ts';
+import { joinNamespace, type Namespace } from './namespace.ts';
+import { namespaceGone, Registry } from './registry.ts';
+import { type NodeInfo, readNodes, readQueues, readShards, readStats } from './status.ts';
+import { Sweeper } from './sweeper.ts';
+import { Ticker } from './ticker.ts';
+
+/** A dispatch loop that has not turned for this long is stuck: twice what a command may take. */
+const STUCK_MS = 15_000;
+
+/** One beat node: dispatches its shards, helps with the others', serves the API. */
+export interface BeatNode extends Service {
+  readonly id: string;
+}
+
+/** Builds a node and joins the namespace. Throws RingbeatError: bad URL, other shard count, no Redis it can use. */
+export async function createBeatNode(config: BeatConfig, log: Log): Promise<BeatNode> {
+  const tokens = parseTokens(config.apiToken);
+  if (!config.noApi) requireSafeListener(config.apiHost, tokens, config.insecure);
+  const id = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
+  const names = namespaceKeys(config.namespace);
+  const redis = connect(config.redis, { option: '--redis', name: `ringbeat-beat-${id}` });
+  const subscriber = connect(config.redis, { option: '--redis', name: `ringbeat-wake-${id}` });
+  const clock = new RedisClock();
+  const metrics = new Metrics();
+  const startedAtMs = Date.now();
+  let draining = false;
+
+  const joined = await joinNamespace(redis, names, config.namespace, {
+    shards: config.shards,
+    queueCap: config.queueCap,
+    misfireThresholdMs: Math.round(config.misfireThreshold * 1_000),
+    keepCompletedMs: Math.round(config.keepCompleted * 1_000),
+  }).catch((error: unknown) => {
+    redis.disconnect();
+    subscriber.disconnect();
+    throw error;
+  });
+
+  const membership = new Membership({
+    redis,
+    names,
+    nodeId: id,
+    namespace: joined,
+    clock,
+    log,
+    describe: (): NodeInfo => ({
+      hostname: hostname(),
+      pid: process.pid,
+      version: VERSION,
+      startedAtMs,
+      rate: metrics.rate(clock.nowMs()),
+    }),
+  });
+  const namespace = () => membership.namespace;
+  const requireNamespace = (): Namespace => {
+    const current = namespace();
+    if (current === null) throw namespaceGone(config.namespace);
+    return current;
+  };
+  const allShards = Array.from({ length: joined.shards }, (_, shard) => shardKeys(config.namespace, shard));
+  let owned = allShards.slice(0, 0);
+  let others = allShards;
+  const ticking = { redis, names, clock, log, namespace, onDispatch: metrics.record.bind(metrics) };
+  const owner = new Ticker({ ...ticking, name: 'owner', graceMs: 0, shards: () => owned });
+  const helper = new Ticker({ ...ticking, name: 'helper', graceMs: config.helpAfter, shards: () => others });
+  const sweeper = new Sweeper({ redis, names, log, namespace, shards: () => owned });
+
+  membership.on('owned', (shards) => {
+    const mine = new Set(shards);
+    owned = allShards.filter((_, shard) => mine.has(shard));
+    others = allShards.filter((_, shard) => !mine.has(shard));
+    owner.wake();
+    helper.wake();
+  });
+  membership.on('jump', (jumpMs) => {
+    owner.wake();
+    if (jumpMs < 0) realignShards();
+  });
+
+  /** Redis's clock stepped back: no schedule may wait longer than its interval for that. */
+  function realignShards(): void {
+    const current = namespace();
+    if (current === null) return;
+    for (const keys of owned) {
+      realign(redis, names, keys, current.epoch).then(
+        (moved) => {
+          if (moved > 0) log.warn({ event: 'schedules_realigned', shard: keys.due, moved });
+          owner.wake();
+        },
+        (error: unknown) => log.error({ event: 'realign_failed', shard: keys.due, reason: messageOf(error) }),
+      );
+    }
+  }
+
+  redis.on('close', () => clock.disturbed());
+  redis.on('ready', () => {
+    clock.disturbed();
+    membership.refresh();
+    owner.wake();
+    helper.wake();
+  });
+  subscriber.on('message', (_, message: string) => {
+    const [shard, dueMs] = message.split(':');
+    if (dueMs === undefined) membership.refresh();
+    else if (membership.owned.includes(Number(shard))) owner.wake(Number(dueMs));
+    else helper.wake(Number(dueMs));
+  });
+  // Wake-ups that were published while this connection was down are made up for by the longest sleep.
+  subscriber
+    .subscribe(names.wake)
+    .catch((error: unknown) => log.warn({ event: 'subscribe_failed', reason: messageOf(error) }));
+
+  const system: System = {
+    nodes: () => readNodes(redis, names, membership.owners),
+    shards: () => readShards(redis, requireNamespace(), clock.nowMs(), system.ownerOf),
+    queues: () => readQueues(redis, requireNamespace()),
+    stats: () => readStats(redis, requireNamespace(), clock.nowMs()),
+    ownerOf: (shard) => [...membership.owners].find(([, shards]) => shards.includes(shard))?.[0] ?? null,
+    redisIsReachable: () => redis.status === 'ready',
+    nowMs: () => clock.nowMs(),
+    isLive: () => owner.silentMs < STUCK_MS && helper.silentMs < STUCK_MS,
+    isReady: readiness,
+    metrics: async () => metrics.text(await gauges()),
+  };
+
+  function readiness(): Readiness {
+    if (draining) return { ready: false, reason: 'This node is shutting down.' };
+    if (redis.status !== 'ready') return { ready: false, reason: 'Redis is not reachable.' };
+    if (membership.silentMs > 3_000) return { ready: false, reason: 'Redis does not answer.' };
+    if (namespace() === null) return { ready: false, reason: `Namespace ${config.namespace} is not in Redis.` };
+    if (membership.owners.size === 0) return { ready: false, reason: 'The shards of this node are not known yet.' };
+    return { ready: true };
+  }
+
+  async function gauges(): Promise<ShardGauges | null> {
+    const current = namespace();
+    if (redis.status !== 'ready' || current === null) return null;
+    const [shards, queues] = await Promise.all([
+      readShards(redis, current, clock.nowMs(), system.ownerOf),
+      readQueues(redis, current),
+    ]);
+    const mine = shards.filter(({ owner }) => owner === id);
+    return {
+      schedules: mine.reduce((sum, { schedules }) => sum + schedules, 0),
+      overdue: mine.reduce((sum, { overdue }) => sum + overdue, 0),
+      shards: mine.map(({ id }) => id),
+      queueLengths: new Map(queues.map(({ name, length }) => [name, length])),
+    };
+  }
+
+  const registry = new Registry({ redis, names, namespace: requireNamespace });
+  const api = config.noApi ? null : createApi({ registry, system, redis, namespace: config.namespace, tokens, log });
+  const services: readonly Service[] = [membership, owner, helper, sweeper];
+
+  return {
+    id,
+    async start() {
+      for (const service of services) await service.start();
+      if (api !== null) await listen(api, config, log);
+      log.info({
+        event: 'beat_started',
+        node: id,
+        namespace: config.namespace,
+        shards: joined.shards,
+        version: VERSION,
+      });
+    },
+    /** Unready first, so that load balancers turn away; out of the ring next, so that others take over while we finish. */
+    async stop() {
+      draining = true;
+      await owner.stop();
+      await helper.stop();
+      await sweeper.stop();
+      await membership.stop();
+      await api?.close();
+      subscriber.disconnect();
+      redis.disconnect();
+      log.info({ event: 'beat_stopped', node: id });
+    },
+  };
+}
+
+async function listen(api: FastifyInstance, config: BeatConfig, log: Log): Promise<void> {
+  try {
+    await api.listen({ host: config.apiHost, port: config.apiPort });
+  } catch (error) {
+    throw new RingbeatError(
+      'PORT_TAKEN',
+      { host: config.apiHost, port: config.apiPort, reason: messageOf(error) },
+      { cause: error },
+    );
+  }
+  const [address] = api.addresses();
+  log.info({
+    event: 'api_listening',
+    host: config.apiHost,
+    port: typeof address === 'object' ? address.port : config.apiPort,
+  });
+}
+
+/** `secret` or `secret:write` may do everything, `secret:read` only read. */
+function parseTokens(texts: readonly string[]): ApiToken[] {
+  return texts.map((text) => {
+    const [, token, scope] = /^(.+?)(?::(read|write))?$/.exec(text)!;
+    return { token: token!, scope: scope === 'read' ? 'read' : 'write' };
+  });
+}

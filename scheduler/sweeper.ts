@@ -1,0 +1,45 @@
+import type { Redis } from 'ioredis';
+import type { NamespaceKeys, ShardKeys } from '../lua/keys.ts';
+import { sweepShard } from '../lua/sweep-shard.ts';
+import type { Log } from '../runtime/log.ts';
+import { Loop, type Service } from '../runtime/service.ts';
+import type { Namespace } from './namespace.ts';
+
+const EVERY_MS = 1_000;
+
+export interface SweeperOptions {
+  readonly redis: Redis;
+  readonly names: NamespaceKeys;
+  readonly log: Log;
+  shards(): readonly ShardKeys[];
+  namespace(): Namespace | null;
+}
+
+/** The owner's housekeeping: moves lateness into the history, removes one-shots that completed long enough ago. */
+export class Sweeper implements Service {
+  readonly #options: SweeperOptions;
+  readonly #loop: Loop;
+
+  constructor(options: SweeperOptions) {
+    this.#options = options;
+    this.#loop = new Loop('sweeper', options.log, () => this.#sweep());
+  }
+
+  start(): void {
+    this.#loop.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.#loop.stop();
+  }
+
+  async #sweep(): Promise<number> {
+    const { redis, names } = this.#options;
+    const namespace = this.#options.namespace();
+    if (namespace === null) return EVERY_MS;
+    const unfinished = await Promise.all(
+      this.#options.shards().map((keys) => sweepShard(redis, names, keys, namespace.epoch, namespace.keepCompletedMs)),
+    );
+    return unfinished.includes(true) ? 0 : EVERY_MS;
+  }
+}
