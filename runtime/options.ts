@@ -117,8 +117,8 @@ export function addOptions(command: Command, table: OptionTable): Command {
 export function optionValues<Table extends OptionTable>(command: Command, table: Table): OptionValues<Table> {
   const values = command.optsWithGlobals();
   // Commander keeps `--no-api` as `api: false`.
-  const valueOf = (key: string) =>
+  const valueFor = (key: string) =>
     /^no[A-Z]/.test(key) ? values[key.charAt(2).toLowerCase() + key.slice(3)] === false : values[key];
-  const entries = Object.keys(table).map((key) => [key, valueOf(key)]);
+  const entries = Object.keys(table).map((key) => [key, valueFor(key)]);
   return Object.freeze(Object.fromEntries(entries)) as OptionValues<Table>;
 }
