@@ -17,11 +17,11 @@
 -- ARGV[3] grace_ms        int     0 for the owner; a helper leaves a shard alone until its head is this much overdue
 -- ARGV[4] misfire_ms      int     a schedule whose oldest run is more overdue than this has missed runs
 -- ARGV[5] queue_cap       int     most messages in a queue whose schedule does not say otherwise
--- Returns                 [now ms, messages sent, 1 when more is due, next due ms or 0, runs misfired, runs refused,
---                          then pairs: lateness ms, runs dispatched so late]
+-- Returns                 [now ms, messages sent, 1 when more is due, next due ms (0: something was due, ask again soon;
+--                         -1: nothing waits), runs misfired, runs refused, then pairs: lateness ms, runs dispatched so late]
 -- Errors                  NAMESPACE_GONE
 -- Atomic                  an occurrence is either still due or in its queue, never both, never neither
--- Cost                    about 5 us a message, at most 1 MiB of messages; 7 commands a shard with something due, 4 without
+-- Cost                    about 7 us a message, at most 1 MiB of messages; 5 commands a shard with something due, 2 to 4 without
 --- @include "redis-now"
 --- @include "next-run"
 --- @include "lateness-bucket"
@@ -36,7 +36,7 @@ local now = redis_now()
 local all_pushes, pushes_by_list, queues = {}, {}, {}
 local entries_left, bytes_left = limit, MAX_BYTES
 local sent, misfired, refused = 0, 0, 0
-local latenesses = {} -- ms -> runs dispatched so late, over all shards
+local latenesses = {} -- ms -> runs dispatched so late
 
 local function split(text)
   local fields, from = {}, 1
@@ -146,13 +146,14 @@ local function judge_once(at, is_held, policy)
   return at, 0
 end
 
-local function count(plan, name, by)
-  plan.counted[name] = (plan.counted[name] or 0) + by
+local counted = {} -- total -> what this call adds to it
+local function count(name, by)
+  counted[name] = (counted[name] or 0) + by
 end
 
 local function bury(plan, kind, id, due, reason, data)
   plan.dead[#plan.dead + 1] = { kind, id, format('%.0f', due), reason, data }
-  count(plan, 'dead', 1)
+  count('dead', 1)
 end
 
 local function append(list, one, other)
@@ -196,6 +197,10 @@ local function plan_schedule(plan, id, score, definition, templates)
   local template, interval, at = nil, nil, nil
   if number then
     template = templates[number]
+    if template == nil then
+      template = template_of(plan, number)
+      templates[number] = template
+    end
     interval, at = read_timing(timing)
   end
   if not template or not (interval or at) then
@@ -229,8 +234,8 @@ local function plan_schedule(plan, id, score, definition, templates)
         return true
       end
       refused = refused + 1
-      count(plan, 'refused', 1)
-      count(plan, 'refused:' .. queue.name, 1)
+      count('refused', 1)
+      count('refused:' .. queue.name, 1)
     else
       if due ~= shown_due then
         shown_due, due_text, hex_due, next_shown = due, format('%.0f', due), format('%012x', due), nil
@@ -250,13 +255,12 @@ local function plan_schedule(plan, id, score, definition, templates)
         .. task_id .. template.to_expiration .. expiration .. template.to_tag .. seed .. '9001-' .. hex_due .. template.close
       if #message > bytes_left and sent > 0 then return false end
       push(template.pushes, queue, message)
-      plan.sent = plan.sent + 1
       lateness = now - due
-      plan.latenesses[lateness] = (plan.latenesses[lateness] or 0) + 1
+      latenesses[lateness] = (latenesses[lateness] or 0) + 1
     end
   end
   if dropped > 0 then
-    count(plan, 'misfired', dropped)
+    count('misfired', dropped)
     misfired = misfired + dropped
   end
 
@@ -301,27 +305,18 @@ local function plan_parked(plan, tag, value)
     return false
   else
     push(pushes_of(list), queue, envelope)
-    count(plan, 'unparked', 1)
+    count('unparked', 1)
   end
   plan.unparked[#plan.unparked + 1] = tag
   return true
 end
 
-local function read_templates(plan, definitions, n)
-  local templates, numbers = {}, {}
-  for i = 1, n do
-    local number = definitions[i] and match(definitions[i], '^([^\31]+)')
-    if number and templates[number] == nil then
-      templates[number] = false
-      numbers[#numbers + 1] = number
-    end
-  end
-  if #numbers > 0 then
-    for i, text in ipairs(redis.call('HMGET', plan.templates, unpack(numbers))) do
-      templates[numbers[i]] = text and read_template(text)
-    end
-  end
-  return templates
+-- Shards share few templates, and most calls read one of them many times: parsed once per call.
+local parsed = {} -- template text -> its fields, false when unreadable
+local function template_of(plan, number)
+  local text = redis.call('HGET', plan.templates, number)
+  if text and parsed[text] == nil then parsed[text] = read_template(text) or false end
+  return text and parsed[text]
 end
 
 -- What this call does to one shard with `heads` (id, score, ...) and `tags` due. Nothing is written before every shard's
@@ -331,14 +326,13 @@ local function plan_shard(first_key, heads, tags)
     due = KEYS[first_key], definitions = KEYS[first_key + 1], templates = KEYS[first_key + 2], last = KEYS[first_key + 3],
     completed = KEYS[first_key + 4], extra = KEYS[first_key + 5], parked = KEYS[first_key + 6], counts = KEYS[first_key + 7],
     lateness = KEYS[first_key + 8], dead_letters = KEYS[first_key + 9],
-    new_due = {}, not_due = {}, done = {}, told = {}, dead = {}, unparked = {}, held = {}, counted = {}, latenesses = {},
-    sent = 0, is_cut = false,
+    new_due = {}, not_due = {}, done = {}, told = {}, dead = {}, unparked = {}, held = {}, is_cut = false,
   }
   if #heads > 0 then
     local ids = {}
     for i = 1, #heads, 2 do ids[(i + 1) / 2] = heads[i] end
     local definitions = redis.call('HMGET', plan.definitions, unpack(ids))
-    local templates = read_templates(plan, definitions, #ids)
+    local templates = {} -- number -> fields, as far as this shard's entries needed them
     for i, id in ipairs(ids) do
       local score = tonumber(heads[2 * i])
       if not definitions[i] then
@@ -364,30 +358,37 @@ local function plan_shard(first_key, heads, tags)
   return plan
 end
 
-local plans, more, next_due = {}, 0, math.huge
-local function note_head(key)
+local function head_of(key)
   local head = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  if head[2] then next_due = math.min(next_due, floor(tonumber(head[2]))) end
+  return head[2] and floor(tonumber(head[2])) or math.huge
 end
 
+local plans, more = {}, 0
+local heads_of_extra = {} -- first key of a shard -> when its first extra is to be tried
 for first_key = 2, #KEYS, KEYS_PER_SHARD do
   local due, extra = KEYS[first_key], KEYS[first_key + 5]
   local heads, tags = {}, {}
-  if entries_left > 0 then
+  if entries_left > 0 and (grace == 0 or head_of(due) <= now - grace) then
     heads = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. now + 1, 'WITHSCORES', 'LIMIT', 0, entries_left)
-    if #heads > 0 and tonumber(heads[2]) >= now + 1 - grace then heads = {} end
   end
-  if entries_left > #heads / 2 then
-    tags = redis.call('ZRANGEBYSCORE', extra, '-inf', now - grace, 'LIMIT', 0, entries_left - #heads / 2)
+  local head_of_extra = head_of(extra)
+  heads_of_extra[first_key] = head_of_extra
+  if entries_left > #heads / 2 and head_of_extra <= now - grace then
+    tags = redis.call('ZRANGEBYSCORE', extra, '-inf', now, 'LIMIT', 0, entries_left - #heads / 2)
   end
-  if #heads > 0 or #tags > 0 then
-    plans[#plans + 1] = plan_shard(first_key, heads, tags)
-  else
-    note_head(due)
-    note_head(extra)
-  end
+  if #heads > 0 or #tags > 0 then plans[#plans + 1] = plan_shard(first_key, heads, tags) end
 end
 if entries_left <= 0 then more = 1 end
+
+-- Who found something asks again soon anyway; only who found nothing needs to know how long to sleep.
+local next_due = 0
+if #plans == 0 then
+  next_due = math.huge
+  for first_key = 2, #KEYS, KEYS_PER_SHARD do
+    next_due = math.min(next_due, head_of(KEYS[first_key]), heads_of_extra[first_key])
+  end
+  return { now, 0, more, next_due < math.huge and next_due or -1, 0, 0 }
+end
 
 -- From here on only writes. LPUSH and ZADD come first: Redis refuses them when memory is full, before anything was done.
 for _, pushes in ipairs(all_pushes) do
@@ -403,22 +404,24 @@ for _, plan in ipairs(plans) do
     redis.call('ZREM', plan.extra, unpack(plan.unparked))
     redis.call('HDEL', plan.parked, unpack(plan.unparked))
   end
-  if plan.sent > 0 then redis.call('HINCRBY', plan.counts, 'dispatched', plan.sent) end
-  for name, by in pairs(plan.counted) do redis.call('HINCRBY', plan.counts, name, by) end
-  local increments = {}
-  for lateness, by in pairs(plan.latenesses) do
-    latenesses[lateness] = (latenesses[lateness] or 0) + by
-    for _, word in ipairs({ 'INCRBY', 'u32', '#' .. lateness_bucket(lateness), by }) do increments[#increments + 1] = word end
-  end
-  if #increments > 0 then redis.call('BITFIELD', plan.lateness, unpack(increments)) end
   for _, dead in ipairs(plan.dead) do
     redis.call('XADD', plan.dead_letters, 'MAXLEN', '~', MAX_DEAD_LETTERS, '*',
       'kind', dead[1], 'id', dead[2], 'due', dead[3], 'reason', dead[4], 'data', dead[5])
   end
   if plan.is_cut then more = 1 end
-  note_head(plan.due)
-  note_head(plan.extra)
 end
-local reply = { now, sent, more, next_due < math.huge and next_due or 0, misfired, refused }
-for lateness, by in pairs(latenesses) do append(reply, lateness, by) end
+
+-- Totals and lateness of the whole call are kept with its first shard: who reads them adds up all shards.
+local reply, increments, dispatched = { now, sent, more, next_due, misfired, refused }, {}, 0
+for lateness, by in pairs(latenesses) do
+  dispatched = dispatched + by
+  append(reply, lateness, by)
+  append(increments, 'INCRBY', 'u32')
+  append(increments, '#' .. lateness_bucket(lateness), by)
+end
+if dispatched > 0 then
+  count('dispatched', dispatched)
+  redis.call('BITFIELD', plans[1].lateness, unpack(increments))
+end
+for name, by in pairs(counted) do redis.call('HINCRBY', plans[1].counts, name, by) end
 return reply

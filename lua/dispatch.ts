@@ -21,8 +21,8 @@ export interface DispatchReply {
   readonly sent: number;
   /** More is due than this call was allowed to move. */
   readonly isMoreDue: boolean;
-  /** When the next entry of these shards is due; null when nothing waits. */
-  readonly nextDueMs: number | null;
+  /** When the next entry of these shards is due; `soon` when something was due now, null when nothing waits. */
+  readonly nextDueMs: number | 'soon' | null;
   /** Runs that the misfire policy or their expiry dropped. */
   readonly misfired: number;
   /** Runs that a queue cap dropped. */
@@ -53,7 +53,7 @@ export async function dispatch(redis: Redis, names: NamespaceKeys, request: Disp
     nowMs,
     sent,
     isMoreDue: more === 1,
-    nextDueMs: nextDue === 0 ? null : nextDue,
+    nextDueMs: nextDue === 0 ? 'soon' : nextDue === -1 ? null : nextDue,
     misfired,
     refused,
     latenesses,

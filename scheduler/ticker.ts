@@ -79,8 +79,10 @@ export class Ticker implements Service {
     onDispatch(reply);
     if (reply.isMoreDue) return 0;
     if (reply.nextDueMs === null) return MAX_SLEEP_MS;
+    const minMs = Math.max(MIN_TICK_MS, graceMs / 2);
+    if (reply.nextDueMs === 'soon') return minMs;
     // Counted from sending: what the call itself took is not slept again.
     const dueInMs = reply.nextDueMs + graceMs - reply.nowMs - (monotonicMs() - sentAtMs);
-    return Math.min(Math.max(dueInMs, MIN_TICK_MS, graceMs / 2), MAX_SLEEP_MS);
+    return Math.min(Math.max(dueInMs, minMs), MAX_SLEEP_MS);
   }
 }

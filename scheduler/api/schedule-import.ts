@@ -1,7 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { z } from 'zod';
 import { describeErrors, MAX_SPEC_BYTES, parseSpec, type ScheduleSpec } from '../../schedule/spec.ts';
-import type { Registry } from '../registry.ts';
 import { type Answer, ok } from './answer.ts';
 import { type Line, LineSplitter } from './line-splitter.ts';
 import type { Named } from './route.ts';
@@ -11,6 +10,7 @@ export const NDJSON = 'application/x-ndjson';
 
 /** Lines handed over at once: about 2 ms of this process, so that dispatching goes on in between. */
 const BATCH = 250;
+const BATCH_BYTES = 1_048_576;
 
 /** Batches under way: one for Redis to work on while the next is being read, and one to spare. */
 const MAX_IN_FLIGHT = 3;
@@ -46,7 +46,7 @@ export async function importSchedules(context: ScheduleContext, chunks: AsyncIte
         intake.take(line);
         if (intake.isFull()) await intake.send();
       }
-      await intake.sendIfIdle();
+      intake.sendIfIdle();
     }
     const last = splitter.rest();
     if (last !== null) intake.take(last);
@@ -66,8 +66,12 @@ class Intake {
   readonly #context: ScheduleContext;
   readonly #counts = { created: 0, updated: 0, unchanged: 0, failed: 0 };
   readonly #errors: { readonly line: number; readonly id: string | null; readonly message: string }[] = [];
-  readonly #inFlight: InFlight[] = [];
+  /** Batches under way, and the ones that failed. */
+  #inFlight: readonly InFlight[] = [];
   #batch: ScheduleSpec[] = [];
+  #batchBytes = 0;
+  /** Whether a batch that was taken already waits for its turn: none may overtake it. */
+  #isWaiting = false;
 
   constructor(context: ScheduleContext) {
     this.#context = context;
@@ -81,32 +85,33 @@ class Intake {
     const line = bytes.at(-1) === CARRIAGE_RETURN ? bytes.subarray(0, -1) : bytes;
     if (isBlank(line)) return;
     const result = parseSpec(this.#context.spec, line);
-    if (result.ok) this.#batch.push(result.spec);
-    else this.#fail(number, result.id, describeErrors(result.errors));
+    if (result.ok) {
+      this.#batch.push(result.spec);
+      this.#batchBytes += line.length;
+    } else {
+      this.#fail(number, result.id, describeErrors(result.errors));
+    }
   }
 
   isFull(): boolean {
-    return this.#batch.length >= BATCH;
+    return this.#batch.length >= BATCH || this.#batchBytes >= BATCH_BYTES;
   }
 
   /** Hands the batch over, waiting while too many are under way. Throws what an earlier one failed with. */
   async send(): Promise<void> {
-    const specs = this.#batch;
-    this.#batch = [];
-    const ids = new Set(specs.map(({ id }) => id));
+    const specs = this.#takeBatch();
     // The later line wins: an id that is still under way must have arrived first.
     const mustWait = this.#inFlight.some((earlier) => specs.some(({ id }) => earlier.ids.has(id)));
-    while (this.#inFlight.length > (mustWait ? 0 : MAX_IN_FLIGHT - 1)) await this.#inFlight.shift()!.done;
-    const done = this.#put(this.#context.registry, specs);
-    // Somebody waits for it later; until then a failure must not count as unhandled.
-    done.catch(() => {});
-    this.#inFlight.push({ ids, done });
+    this.#isWaiting = true;
+    while (this.#inFlight.length > (mustWait ? 0 : MAX_IN_FLIGHT - 1)) await this.#inFlight[0]!.done;
+    this.#isWaiting = false;
+    this.#start(specs);
     await nextTurn();
   }
 
-  /** Lets the lines of a slow sender not wait for a batch to fill. */
-  async sendIfIdle(): Promise<void> {
-    if (this.#batch.length > 0 && this.#inFlight.length === 0) await this.send();
+  /** Spares the lines of a slow sender the wait for a batch to fill. */
+  sendIfIdle(): void {
+    if (this.#batch.length > 0 && this.#inFlight.length === 0 && !this.#isWaiting) this.#start(this.#takeBatch());
   }
 
   /** Stores what is left. Throws what any batch failed with. */
@@ -119,8 +124,30 @@ class Intake {
     return { ...this.#counts, errors: this.#errors };
   }
 
-  async #put(registry: Registry, specs: readonly ScheduleSpec[]): Promise<void> {
-    for (const outcome of await registry.put(specs)) if (outcome !== 'exists') this.#counts[outcome] += 1;
+  #takeBatch(): readonly ScheduleSpec[] {
+    const specs = this.#batch;
+    this.#batch = [];
+    this.#batchBytes = 0;
+    return specs;
+  }
+
+  #start(specs: readonly ScheduleSpec[]): void {
+    const flight = { ids: new Set(specs.map(({ id }) => id)), done: this.#put(specs) };
+    this.#inFlight = [...this.#inFlight, flight];
+    flight.done.then(
+      () => {
+        this.#inFlight = this.#inFlight.filter((other) => other !== flight);
+        this.sendIfIdle();
+      },
+      // Stays in flight, for whoever waits for it next to be told.
+      () => {},
+    );
+  }
+
+  async #put(specs: readonly ScheduleSpec[]): Promise<void> {
+    for (const outcome of await this.#context.registry.put(specs)) {
+      if (outcome !== 'exists') this.#counts[outcome] += 1;
+    }
   }
 
   #fail(line: number, id: string | null, message: string): void {
