@@ -50,7 +50,7 @@ export async function runDev(options: DevOptions): Promise<number> {
     const fleet = await startFleet(options, redis, children, output, ending);
     await registerAll(options, fleet, output, ending.signal);
     const watched = await watch(options, fleet, output, ending.signal);
-    summary = await sumUp(options, fleet, watched);
+    if (!ending.failed) summary = await sumUp(options, fleet, watched);
   } catch (error) {
     if (ending.signal.aborted) output.say('ended before there was anything to sum up');
     else ending.fail(messageOf(error));
@@ -133,7 +133,11 @@ async function startFleet(
     say: (line) => output.say(line),
   };
   ending.signal.throwIfAborted();
-  void redis?.exited.then(() => ending.fail('the embedded Redis has ended'));
+  void redis?.exited.then(() => {
+    ending.fail('the embedded Redis has ended');
+    // A warm end would wait for a Redis that does not come back.
+    killAll(children);
+  });
   if (redis === null) output.say(`redis    ${withoutPassword(redisUrl)}`);
   else
     output.say(
@@ -159,7 +163,11 @@ async function startFleet(
 }
 
 async function registerAll(options: DevOptions, { beats }: Fleet, output: Output, signal: AbortSignal): Promise<void> {
-  if (options.schedules === 0) return;
+  if (options.schedules === 0) {
+    const spec = JSON.stringify({ id: 'hello', task: 'sample.add', args: [2, 3], schedule: { every: 5 } });
+    output.say(`register one: curl -H 'content-type: application/json' -d '${spec}' ${beats[0]!.url}/v1/schedules`);
+    return;
+  }
   output.say(`registering ${options.schedules} schedules, each every ${options.every} s`);
   const startedAtMs = performance.now();
   const { failed, errors, unchanged } = await registerLoad(beats[0]!.url, options, signal);
@@ -212,7 +220,7 @@ async function watch(
     const waitMs = Math.max(0, startedAtMs + seconds * 1_000 - performance.now());
     await sleep(waitMs, undefined, { signal }).catch(() => {});
     const now = await look();
-    output.show(sceneOf(now, recent[0]!, seconds, options.for, beats));
+    if (!signal.aborted) output.show(sceneOf(now, recent[0]!, seconds, options.for, beats));
     recent.push(now);
     if (recent.length > WINDOW_SEC) recent.shift();
     last = { system: now.system ?? last.system, worker: now.worker ?? last.worker };

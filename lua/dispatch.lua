@@ -187,6 +187,14 @@ local function read_template(text)
   }
 end
 
+-- Shards share few templates, and most calls read one of them many times: parsed once per call.
+local parsed = {} -- template text -> its fields, false when unreadable
+local function template_of(plan, number)
+  local text = redis.call('HGET', plan.templates, number)
+  if text and parsed[text] == nil then parsed[text] = read_template(text) or false end
+  return text and parsed[text]
+end
+
 -- Many runs in a row share their due time, and printing numbers is dear: texts of the last due time and of what follows it.
 local shown_due, due_text, hex_due, next_shown, next_text
 
@@ -309,14 +317,6 @@ local function plan_parked(plan, tag, value)
   end
   plan.unparked[#plan.unparked + 1] = tag
   return true
-end
-
--- Shards share few templates, and most calls read one of them many times: parsed once per call.
-local parsed = {} -- template text -> its fields, false when unreadable
-local function template_of(plan, number)
-  local text = redis.call('HGET', plan.templates, number)
-  if text and parsed[text] == nil then parsed[text] = read_template(text) or false end
-  return text and parsed[text]
 end
 
 -- What this call does to one shard with `heads` (id, score, ...) and `tags` due. Nothing is written before every shard's
