@@ -17,6 +17,7 @@ import type { BeatConfig } from './config.ts';
 import { Membership } from './membership.ts';
 import { Metrics, type ShardGauges } from './metrics.ts';
 import { joinNamespace, type Namespace } from './namespace.ts';
+import { Recovery } from './recovery.ts';
 import { namespaceGone, Registry } from './registry.ts';
 import { type NodeInfo, readNodes, readQueues, readShards, readStats } from './status.ts';
 import { Sweeper } from './sweeper.ts';
@@ -82,6 +83,9 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const owner = new Ticker({ ...ticking, name: 'owner', graceMs: 0, shards: () => owned });
   const helper = new Ticker({ ...ticking, name: 'helper', graceMs: config.helpAfter, shards: () => others });
   const sweeper = new Sweeper({ redis, names, log, namespace, shards: () => owned });
+
+  const onRecovered = metrics.recordRecovered.bind(metrics);
+  const recovery = new Recovery({ redis, namespace: config.namespace, clock, log, onRecovered });
 
   membership.on('owned', (shards) => {
     const mine = new Set(shards);
@@ -168,7 +172,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
 
   const registry = new Registry({ redis, names, namespace: requireNamespace });
   const api = config.noApi ? null : createApi({ registry, system, redis, namespace: config.namespace, tokens, log });
-  const services: readonly Service[] = [membership, owner, helper, sweeper];
+  const services: readonly Service[] = [membership, owner, helper, sweeper, recovery];
 
   return {
     id,
@@ -189,6 +193,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
       await owner.stop();
       await helper.stop();
       await sweeper.stop();
+      await recovery.stop();
       await membership.stop();
       await api?.close();
       subscriber.disconnect();
