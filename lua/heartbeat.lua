@@ -6,7 +6,8 @@
 -- ARGV[2] node            text    node id
 -- ARGV[3] info            text    JSON
 -- ARGV[4] lease_ms        int     a node silent for longer is dead
--- ARGV[5] may_judge       int     1 when the caller has seen Redis steady for a whole lease: only then are others removed
+-- ARGV[5] expected_now    int     what the caller thinks Redis TIME is, ms; 0 when it has not seen Redis steady for a whole
+--                                 lease. Others are judged dead only when that is right: else the clock has just stepped
 -- ARGV[6] wake_channel    text    told `members` when the set of nodes changed
 -- Returns                 [now ms, [node id, ...] alive, [field, value, ...] of meta]
 -- Errors                  NAMESPACE_GONE
@@ -14,15 +15,17 @@
 --- @include "redis-now"
 local meta, nodes, node_info = KEYS[1], KEYS[2], KEYS[3]
 local epoch, node, info = ARGV[1], ARGV[2], ARGV[3]
-local lease, may_judge, wake_channel = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
+local lease, expected_now, wake_channel = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
 if redis.call('HGET', meta, 'epoch') ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
 
 local now = redis_now()
 local changed = redis.call('ZADD', nodes, now, node) == 1
 redis.call('HSET', node_info, node, info)
-if may_judge then
+if math.abs(now - expected_now) <= 1000 then
   local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', '(' .. now - lease, 'LIMIT', 0, 100)
+  -- Heartbeats from before the clock stepped back: who lives has sent another since.
+  for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', nodes, '(' .. now + lease, '+inf', 'LIMIT', 0, 100)) do dead[#dead + 1] = ahead end
   if #dead > 0 then
     redis.call('ZREM', nodes, unpack(dead))
     redis.call('HDEL', node_info, unpack(dead))

@@ -11,8 +11,8 @@ export interface HeartbeatRequest {
   /** JSON of what `GET /v1/nodes` shows of this node. */
   readonly info: string;
   readonly leaseMs: number;
-  /** Whether others whose lease ended may be removed. */
-  readonly mayJudge: boolean;
+  /** Redis time as the caller expects it, ms; null when it may not judge others dead yet. */
+  readonly expectedNowMs: number | null;
 }
 
 export interface HeartbeatReply {
@@ -31,7 +31,7 @@ export async function heartbeat(
   const reply = await script.run(
     redis,
     [names.meta, names.nodes, names.nodeInfo],
-    [request.epoch, request.node, request.info, request.leaseMs, request.mayJudge ? 1 : 0, names.wake],
+    [request.epoch, request.node, request.info, request.leaseMs, Math.round(request.expectedNowMs ?? 0), names.wake],
   );
   const [nowMs, nodes, meta] = listReply(script, reply);
   return {

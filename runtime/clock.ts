@@ -17,6 +17,12 @@ export class RedisClock {
   #low = -Infinity;
   #high = Infinity;
   #steadySinceMs = monotonicMs();
+  readonly #onJump: (jumpMs: number) => void;
+
+  /** `onJump` is told of every jump; see `observe`. */
+  constructor(onJump: (jumpMs: number) => void = () => {}) {
+    this.#onJump = onJump;
+  }
 
   /** Takes one reply in; returns by how many ms Redis's clock jumped since the last one (negative: back), else 0. */
   observe(redisNowMs: number, sentAtMs: number, receivedAtMs = monotonicMs()): number {
@@ -31,7 +37,10 @@ export class RedisClock {
       this.#low = Math.max(this.#low, low);
       this.#high = Math.min(this.#high, high);
     }
-    if (jump !== 0) this.disturbed();
+    if (jump !== 0) {
+      this.disturbed();
+      this.#onJump(Math.round(jump));
+    }
     return Math.round(jump);
   }
 

@@ -75,7 +75,9 @@ export class Loop implements Service {
         },
         (error: unknown) => {
           this.#failures += 1;
-          this.#log.warn({ event: 'loop_failed', loop: this.#name, failures: this.#failures, err: error });
+          // An outage lasts thousands of turns: the 1st, 2nd, 4th, 8th, … is logged.
+          if ((this.#failures & (this.#failures - 1)) === 0)
+            this.#log.warn({ event: 'loop_failed', loop: this.#name, failures: this.#failures, err: error });
           return Math.min(50 * 2 ** (this.#failures - 1), 1_000);
         },
       )

@@ -30,9 +30,9 @@ export interface MembershipOptions {
  * Keeps this node in the set of live nodes, and knows which shards are whose. The ring is an optimisation, not a lock:
  * two nodes that both think they own a shard are harmless, since dispatch is atomic.
  *
- * Emits `owned` with the shards of this node whenever they change, and `jump` with the ms by which Redis's clock jumped.
+ * Emits `owned` with the shards of this node whenever they change.
  */
-export class Membership extends EventEmitter<{ owned: [readonly number[]]; jump: [number] }> implements Service {
+export class Membership extends EventEmitter<{ owned: [readonly number[]] }> implements Service {
   readonly #options: MembershipOptions;
   readonly #loop: Loop;
   #namespace: Namespace | null;
@@ -93,10 +93,10 @@ export class Membership extends EventEmitter<{ owned: [readonly number[]]; jump:
         node: nodeId,
         info: JSON.stringify(this.#options.describe()),
         leaseMs: LEASE_MS,
-        mayJudge: clock.steadyFor(LEASE_MS),
+        expectedNowMs: clock.steadyFor(LEASE_MS) ? clock.nowMs() : null,
       });
       this.#lastAnswerAtMs = monotonicMs();
-      this.#observe(reply.nowMs, sentAtMs);
+      clock.observe(reply.nowMs, sentAtMs);
       this.#namespace = parseNamespace(this.#namespace!.name, reply.meta);
       this.#takeMembers(reply.nodes);
     } catch (error) {
@@ -127,13 +127,6 @@ export class Membership extends EventEmitter<{ owned: [readonly number[]]; jump:
     log.warn({ event: 'namespace_rejoined', namespace: found.name, epoch: found.epoch });
     this.#namespace = found;
     return true;
-  }
-
-  #observe(nowMs: number, sentAtMs: number): void {
-    const jumpMs = this.#options.clock.observe(nowMs, sentAtMs);
-    if (jumpMs === 0) return;
-    this.#options.log.warn({ event: 'redis_clock_jumped', ms: jumpMs });
-    this.emit('jump', jumpMs);
   }
 
   #takeMembers(nodes: readonly string[]): void {

@@ -37,6 +37,11 @@ export class Metrics {
     help: 'Messages of lost workers given back to their queues by this node.',
     registers: [this.#registry],
   });
+  readonly #jumps = new Counter({
+    name: 'ringbeat_redis_clock_jumps_total',
+    help: "Jumps of Redis's clock by more than a second that this node saw.",
+    registers: [this.#registry],
+  });
   readonly #schedules = new Gauge({
     name: 'ringbeat_schedules',
     help: 'Schedules in the shards that this node owns.',
@@ -82,6 +87,10 @@ export class Metrics {
 
   recordRecovered(messages: number): void {
     if (messages > 0) this.#recovered.inc(messages);
+  }
+
+  recordJump(): void {
+    this.#jumps.inc();
   }
 
   /** Messages per second over the last 10 whole seconds before this Redis time. */

@@ -39,7 +39,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const names = namespaceKeys(config.namespace);
   const redis = connect(config.redis, { option: '--redis', name: `ringbeat-beat-${id}` });
   const subscriber = connect(config.redis, { option: '--redis', name: `ringbeat-wake-${id}` });
-  const clock = new RedisClock();
+  const clock = new RedisClock((jumpMs) => takeJump(jumpMs));
   const metrics = new Metrics();
   const startedAtMs = Date.now();
   let draining = false;
@@ -94,12 +94,14 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     owner.wake();
     helper.wake();
   });
-  membership.on('jump', (jumpMs) => {
-    owner.wake();
+  /** Redis's clock jumped: forward is like an outage, which dispatch deals with; back needs the schedules realigned. */
+  function takeJump(jumpMs: number): void {
+    log.warn({ event: 'redis_clock_jumped', ms: jumpMs });
+    metrics.recordJump();
     if (jumpMs < 0) realignShards();
-  });
+  }
 
-  /** Redis's clock stepped back: no schedule may wait longer than its interval for that. */
+  /** No interval schedule may wait longer than its interval for a clock that stepped back. */
   function realignShards(): void {
     const current = namespace();
     if (current === null) return;

@@ -60,7 +60,7 @@ export class Ticker implements Service {
   }
 
   async #tick(): Promise<number> {
-    const { redis, names, graceMs, onDispatch } = this.#options;
+    const { redis, names, clock, graceMs, onDispatch } = this.#options;
     const shards = this.#options.shards();
     const namespace = this.#options.namespace();
     const sentAtMs = monotonicMs();
@@ -76,6 +76,7 @@ export class Ticker implements Service {
       misfireThresholdMs: namespace.misfireThresholdMs,
       queueCap: namespace.queueCap,
     });
+    clock.observe(reply.nowMs, sentAtMs);
     onDispatch(reply);
     if (reply.isMoreDue) return 0;
     if (reply.nextDueMs === null) return MAX_SLEEP_MS;

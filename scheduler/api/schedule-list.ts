@@ -9,7 +9,7 @@ import type { ScheduleContext } from './schedules.ts';
 /** Schedules per step of a scan. A cursor is only good for steps of the same size. */
 export const SCAN_COUNT = 100;
 
-/** A page looks at this many schedules at most, however few of them match: about 20 ms. */
+/** A page looks at about this many schedules at most, however few of them match. */
 const MAX_LOOKED_AT = 5_000;
 
 const listQuery = z.strictObject({
@@ -54,34 +54,29 @@ interface Position {
 }
 
 async function listPage({ registry, system }: ScheduleContext, query: z.output<typeof listQuery>): Promise<Answer> {
-  const page: StoredSchedule[] = [];
+  const page: string[] = [];
   let position: Position | null =
     query.cursor === undefined ? { shard: 0, scan: '0', afterId: null } : parseCursor(query.cursor, registry.shards);
-  for (let lookedAt = 0; position !== null && page.length < query.limit && lookedAt < MAX_LOOKED_AT; ) {
+  for (
+    let lookedAt = 0;
+    position !== null && page.length < query.limit && lookedAt < MAX_LOOKED_AT;
+    lookedAt += SCAN_COUNT
+  ) {
     const { shard, scan, afterId }: Position = position;
     const step = await registry.scan(shard, scan, SCAN_COUNT, idPattern(query.prefix));
-    lookedAt += SCAN_COUNT;
-    const matching = step.schedules.filter((schedule) => matches(schedule, query));
-    const room = query.limit - page.length;
-    if (afterId === null && matching.length <= room) {
-      page.push(...matching);
-      position = nextPosition(shard, step.cursor, registry.shards);
-      continue;
-    }
-    const rest = matching
-      .filter(({ spec }) => afterId === null || spec.id > afterId)
-      .sort((a, b) => (a.spec.id < b.spec.id ? -1 : 1));
-    page.push(...rest.slice(0, room));
+    const matching = step.schedules
+      .filter((schedule) => matches(schedule, query) && (afterId === null || schedule.spec.id > afterId))
+      .sort((one, other) => (one.spec.id < other.spec.id ? -1 : 1));
+    const shown = matching.slice(0, query.limit - page.length);
+    // As text at once, since rendering a page of 1,000 in one go would hold up dispatching.
+    for (const schedule of shown) page.push(resourceJson(schedule, system));
     position =
-      rest.length > room
-        ? { shard, scan, afterId: rest[room - 1]!.spec.id }
+      shown.length < matching.length
+        ? { shard, scan, afterId: shown.at(-1)!.spec.id }
         : nextPosition(shard, step.cursor, registry.shards);
   }
   const cursor = position === null ? 'null' : JSON.stringify(formatCursor(position));
-  return jsonAnswer(
-    200,
-    `{"schedules":[${page.map((schedule) => resourceJson(schedule, system)).join(',')}],"cursor":${cursor}}`,
-  );
+  return jsonAnswer(200, `{"schedules":[${page.join(',')}],"cursor":${cursor}}`);
 }
 
 /** All the schedules that match, step by step. */
