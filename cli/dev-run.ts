@@ -18,7 +18,7 @@ import {
   startWorker,
   stopAll,
 } from './dev-processes.ts';
-import { inline, Output, type Scene, shownNodes } from './dev-table.ts';
+import { inline, Output, perSecond, type Scene, shownNodes } from './dev-table.ts';
 import {
   lookAtWorker,
   progressBetween,
@@ -176,7 +176,7 @@ async function registerAll(options: DevOptions, { beats }: Fleet, output: Output
     throw new Error(`${failed} schedules were refused, the first in line ${errors[0]?.line}: ${errors[0]?.message}`);
   const known = unchanged > 0 ? `, ${unchanged} of them known already` : '';
   output.say(
-    `registered ${options.schedules} in ${seconds.toFixed(1)} s (${Math.round(options.schedules / seconds)}/s)${known}`,
+    `registered ${options.schedules} in ${seconds.toFixed(1)} s (${perSecond(options.schedules / seconds)})${known}`,
   );
 }
 
@@ -267,7 +267,7 @@ async function sumUp(options: DevOptions, fleet: Fleet, watched: Watched): Promi
     '',
     `summary of ${seconds.toFixed(1)} s`,
     `schedules          ${last.system?.schedules ?? 'unknown'}`,
-    `dispatched         ${since('dispatched')} (${Math.round(since('dispatched') / seconds)}/s)`,
+    `dispatched         ${since('dispatched')} (${perSecond(since('dispatched') / seconds)})`,
     `dispatch lateness  ${lateness === null ? 'unknown' : `ms ${inline(lateness)}${window < seconds ? `, of the last ${HISTORY_SEC} s` : ''}`}`,
     `start lateness     ${tasks === null ? 'unknown' : `ms ${inline(tasks.startLateness)}`}`,
     `tasks finished     ${tasks === null ? 'unknown' : `${tasks.finished}, ${tasks.failed} of them failed`}`,

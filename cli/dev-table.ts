@@ -25,7 +25,7 @@ export function tableOf(scene: Scene): string[] {
   return [
     ...head,
     `schedules   ${count(system.schedules)}`,
-    `dispatched  ${count(system.dispatched)}   ${count(scene.rate)}/s   overdue ${count(system.overdue)}   misfired ${count(system.misfired)}   refused ${count(system.refused)}`,
+    `dispatched  ${count(system.dispatched)}   ${perSecond(scene.rate)}   overdue ${count(system.overdue)}   misfired ${count(system.misfired)}   refused ${count(system.refused)}`,
     `queues      ${system.queues.map(({ name, length }) => `${name} ${count(length)}`).join('   ') || 'none yet'}`,
     '',
     `lateness, last 10 s      p50      p99    p99.9      max   ms`,
@@ -35,11 +35,11 @@ export function tableOf(scene: Scene): string[] {
     'node                     pid   shards        rate',
     ...shownNodes(system, scene.names).map(
       ({ id, pid, shards, rate }) =>
-        `  ${id.padEnd(18)}${String(pid).padStart(8)}${String(shards).padStart(9)}${`${count(rate)}/s`.padStart(12)}`,
+        `  ${id.padEnd(18)}${String(pid).padStart(8)}${String(shards).padStart(9)}${perSecond(rate).padStart(12)}`,
     ),
     worker === null
       ? '  worker            does not answer'
-      : `  worker            ${' '.repeat(17)}${`${count(worker.rate)}/s`.padStart(12)}   failed ${count(worker.failed)}`,
+      : `  worker            ${' '.repeat(17)}${perSecond(worker.rate).padStart(12)}   failed ${count(worker.failed)}`,
   ];
 }
 
@@ -49,22 +49,27 @@ export function lineOf(scene: Scene): string {
   if (system === null) return `${scene.seconds} s  no beat node answers`;
   const queued = system.queues.reduce((sum, queue) => sum + queue.length, 0);
   const shards = shownNodes(system, scene.names).map(
-    ({ id, shards, rate }) => `${id} ${shards} shards ${Math.round(rate)}/s`,
+    ({ id, shards, rate }) => `${id} ${shards} shards ${perSecond(rate)}`,
   );
   return [
     `${scene.seconds} s`,
-    `rate ${Math.round(scene.rate)}/s`,
+    `rate ${perSecond(scene.rate)}`,
     `dispatch lateness ms ${inline(system.lateness)}`,
     `start lateness ms ${inline(worker?.startLateness ?? null)}`,
     `queue ${queued}`,
     `overdue ${system.overdue}`,
-    `worker ${worker === null ? 'does not answer' : `${Math.round(worker.rate)}/s`}`,
+    `worker ${worker === null ? 'does not answer' : perSecond(worker.rate)}`,
     ...shards,
   ].join('  ');
 }
 
+/** A rate as it is shown: 15001/s, 0.2/s. */
+export function perSecond(rate: number): string {
+  return `${rate < 10 ? rate.toFixed(1).replace(/\.0$/, '') : Math.round(rate)}/s`;
+}
+
 /** Whole numbers with separators: 150,000. */
-export function count(value: number): string {
+function count(value: number): string {
   return Math.round(value).toLocaleString('en-US');
 }
 

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { FastifyInstance } from 'fastify';
 import { connect } from '../lua/connection.ts';
+import type { DispatchReply } from '../lua/dispatch.ts';
 import { namespaceKeys, shardKeys } from '../lua/keys.ts';
 import { realign } from '../lua/realign.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
@@ -79,10 +80,11 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const allShards = Array.from({ length: joined.shards }, (_, shard) => shardKeys(config.namespace, shard));
   let owned = allShards.slice(0, 0);
   let others = allShards;
-  const ticking = { redis, names, clock, log, namespace, onDispatch: metrics.record.bind(metrics) };
+  const ticking = { redis, names, clock, log, namespace, onDispatch: takeReply };
   const owner = new Ticker({ ...ticking, name: 'owner', graceMs: 0, shards: () => owned });
   const helper = new Ticker({ ...ticking, name: 'helper', graceMs: config.helpAfter, shards: () => others });
-  const sweeper = new Sweeper({ redis, names, log, namespace, shards: () => owned });
+  const isBusy = () => metrics.rate(clock.nowMs()) > 0;
+  const sweeper = new Sweeper({ redis, names, log, namespace, isBusy, shards: () => owned });
 
   const onRecovered = metrics.recordRecovered.bind(metrics);
   const recovery = new Recovery({ redis, namespace: config.namespace, clock, log, onRecovered });
@@ -94,6 +96,11 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     owner.wake();
     helper.wake();
   });
+  function takeReply(reply: DispatchReply): void {
+    metrics.record(reply);
+    if (reply.sent > 0) sweeper.wake();
+  }
+
   /** Redis's clock jumped: forward is like an outage, which dispatch deals with; back needs the schedules realigned. */
   function takeJump(jumpMs: number): void {
     log.warn({ event: 'redis_clock_jumped', ms: jumpMs });

@@ -6,6 +6,8 @@ import { Loop, type Service } from '../runtime/service.ts';
 import type { Namespace } from './namespace.ts';
 
 const EVERY_MS = 1_000;
+/** Nothing dispatched means no lateness to move; completed one-shots can wait. */
+const IDLE_EVERY_MS = 5_000;
 
 export interface SweeperOptions {
   readonly redis: Redis;
@@ -13,6 +15,8 @@ export interface SweeperOptions {
   readonly log: Log;
   shards(): readonly ShardKeys[];
   namespace(): Namespace | null;
+  /** Whether anything was dispatched lately. */
+  isBusy(): boolean;
 }
 
 /** The owner's housekeeping: moves lateness into the history, removes one-shots that completed long enough ago. */
@@ -33,6 +37,11 @@ export class Sweeper implements Service {
     await this.#loop.stop();
   }
 
+  /** Something was dispatched after a quiet time. */
+  wake(): void {
+    this.#loop.wake(EVERY_MS);
+  }
+
   async #sweep(): Promise<number> {
     const { redis, names } = this.#options;
     const namespace = this.#options.namespace();
@@ -40,6 +49,7 @@ export class Sweeper implements Service {
     const unfinished = await Promise.all(
       this.#options.shards().map((keys) => sweepShard(redis, names, keys, namespace.epoch, namespace.keepCompletedMs)),
     );
-    return unfinished.includes(true) ? 0 : EVERY_MS;
+    if (unfinished.includes(true)) return 0;
+    return this.#options.isBusy() ? EVERY_MS : IDLE_EVERY_MS;
   }
 }
