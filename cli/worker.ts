@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { parseRedisUrl } from '../lua/connection.ts';
 import { COMMON_OPTIONS, requireOneRedis } from '../runtime/common-options.ts';
 import { createLog } from '../runtime/log.ts';
 import { addOptions, optionValues } from '../runtime/options.ts';
@@ -14,25 +15,36 @@ export function workerCommand(): Command {
   const command = new Command('worker').description('run the tasks that arrive in Celery queues');
   addOptions(command, OPTIONS);
   return command.action(async () => {
-    const options = optionValues(command, OPTIONS);
-    if (options.tasks.length === 0) command.error('error: give the modules that define your tasks with --tasks FILE');
-    requireOneRedis(options);
-    const { pool } = workerConfig(options);
-    await loadTasks(options.tasks);
-    const log = createLog(options.logLevel, 'worker');
-    const worker = new Worker({ ...options, pool }, log);
-    if (options.metricsPort !== null) {
-      const { port, server } = await serveMetrics(worker.metrics.registry, options.metricsHost, options.metricsPort);
-      server.unref();
-      log.info({ event: 'metrics_listening', host: options.metricsHost, port });
+    try {
+      await runWorker(command);
+    } catch (error) {
+      // Whatever the tasks modules opened must not keep a process alive that has nothing to do.
+      setImmediate(() => process.exit());
+      throw error;
     }
-    process.on('unhandledRejection', (reason) => log.error({ event: 'unhandled_rejection', err: reason }));
-    const stopped = stopOnSignals(worker);
-    await worker.start();
-    await stopped;
-    // A cold shutdown does not wait for tasks that still run.
-    process.exit(0);
   });
+}
+
+async function runWorker(command: Command): Promise<void> {
+  const options = optionValues(command, OPTIONS);
+  if (options.tasks.length === 0) command.error('error: give the modules that define your tasks with --tasks FILE');
+  requireOneRedis(options);
+  const { pool } = workerConfig(options);
+  parseRedisUrl(options.redis, '--redis');
+  await loadTasks(options.tasks);
+  const log = createLog(options.logLevel, 'worker');
+  const worker = new Worker({ ...options, pool }, log);
+  if (options.metricsPort !== null) {
+    const { port, server } = await serveMetrics(worker.metrics.registry, options.metricsHost, options.metricsPort);
+    server.unref();
+    log.info({ event: 'metrics_listening', host: options.metricsHost, port });
+  }
+  process.on('unhandledRejection', (reason) => log.error({ event: 'unhandled_rejection', err: reason }));
+  const stopped = stopOnSignals(worker);
+  await worker.start();
+  await stopped;
+  // A cold shutdown does not wait for tasks that still run.
+  process.exit(0);
 }
 
 /** SIGTERM and SIGINT stop the worker warm, a second one and SIGQUIT cold. Resolves when it has stopped. */

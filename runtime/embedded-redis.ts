@@ -50,14 +50,16 @@ const AOF_REWRITE_MIN_SIZE = '1gb';
 export async function startEmbeddedRedis(options: EmbeddedRedisOptions = {}): Promise<EmbeddedRedis> {
   if (spawnSync('redis-server', ['--version'], { stdio: 'ignore' }).error !== undefined)
     throw new RingbeatError('NO_REDIS_SERVER', {});
-  // Holds the socket, whose path must be short (108 bytes), and the data unless that is to stay.
+  const port = options.port ?? (await freePort());
+  // From here to the start of its watcher nothing is awaited: a process killed in between would leave the folder behind.
+  // It holds the socket, whose path must be short (108 bytes), and the data unless that is to stay.
   const folder = mkdtempSync(join(tmpdir(), 'ringbeat-redis-'));
   const dataDir = options.dataDir === undefined ? folder : resolve(options.dataDir);
   try {
     mkdirSync(dataDir, { recursive: true });
     const held = lock(dataDir);
     try {
-      return await launch(folder, dataDir, options, held);
+      return await launch(port, folder, dataDir, options, held);
     } catch (error) {
       held.release();
       throw error;
@@ -69,6 +71,7 @@ export async function startEmbeddedRedis(options: EmbeddedRedisOptions = {}): Pr
 }
 
 async function launch(
+  firstPort: number,
   folder: string,
   dataDir: string,
   options: EmbeddedRedisOptions,
@@ -76,8 +79,7 @@ async function launch(
 ): Promise<EmbeddedRedis> {
   const socket = join(folder, 'redis.sock');
   const logFile = join(folder, 'redis.log');
-  for (let attempt = 1; ; attempt++) {
-    const port = options.port ?? (await freePort());
+  for (let attempt = 1, port = firstPort; ; attempt++, port = await freePort()) {
     const child = await spawnGuarded('redis-server', serverArguments({ port, socket, logFile, dataDir, options }), {
       graceSec: STOP_MS / 1_000,
       removeFolder: folder,

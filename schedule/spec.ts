@@ -103,7 +103,7 @@ export function createSpecFields(namespace: string) {
       .describe(
         "Longest the queue may be, over all its priorities, for this schedule to be sent; null: the namespace's cap.",
       ),
-    options: options.prefault({}),
+    options: options.default(NO_OPTIONS),
     enabled: z.boolean().default(true),
     tags: z.array(printableName('1 to 200 bytes.')).max(MAX_TAGS).default([]),
   };
@@ -202,6 +202,15 @@ const options = z
     }
   });
 
+const NO_OPTIONS: z.output<typeof options> = {
+  priority: null,
+  expires: null,
+  time_limit: null,
+  soft_time_limit: null,
+  ignore_result: true,
+  headers: {},
+};
+
 function name(description: string) {
   return z
     .string()
@@ -297,12 +306,12 @@ export function parseSpec(schema: SpecSchema, bytes: Uint8Array): SpecResult {
 
 /** Checks a spec that has been parsed by `parseJson`. Its JSON must not be longer than MAX_SPEC_BYTES; see `isTooLarge`. */
 export function checkSpec(schema: SpecSchema, value: Json): SpecResult {
-  const result = schema.safeParse(value, READABLE);
+  const result = schema.safeParse(value);
   if (result.success) return { ok: true, spec: result.data };
+  // What costs time and is hardly ever needed comes only now.
   if (isTooDeep(value, 0)) return refusal(null, TOO_DEEP);
-  // Only now, since hardly any spec has them: 10.0 and 1e1 are numbers like any other where no task sees them.
   const plain = withPlainNumbers(value);
-  const again = plain === value ? result : schema.safeParse(plain, READABLE);
+  const again = schema.safeParse(plain, READABLE);
   if (again.success) return { ok: true, spec: again.data };
   return { ok: false, id: idOf(value), errors: specErrors(again.error.issues, plain) };
 }
@@ -357,17 +366,16 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof LosslessNumber);
 }
 
-/** The same value with plain numbers wherever no task sees them; the very same where there is nothing to change. */
+/** The same value with 10.0 and 1e1 as plain numbers wherever no task sees them. */
 function withPlainNumbers(value: Json): Json {
   if (value instanceof LosslessNumber) return Number(value.toString());
   if (!isObject(value)) return value;
-  let changed = false;
-  const members = Object.entries(value).map(([key, member]): [string, Json] => {
-    const plain = key === 'args' || key === 'kwargs' || key === 'headers' ? member : withPlainNumbers(member);
-    changed ||= plain !== member;
-    return [key, plain];
-  });
-  return changed ? Object.fromEntries(members) : value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, member]): [string, Json] => {
+      const isForTask = key === 'args' || key === 'kwargs' || key === 'headers';
+      return [key, isForTask ? member : withPlainNumbers(member)];
+    }),
+  );
 }
 
 function specErrors(issues: readonly z.core.$ZodIssue[], spec: Json): FieldError[] {

@@ -1,0 +1,51 @@
+import type { Percentiles } from './percentiles.ts';
+
+/** What a scenario can be asked for; each has defaults of its own. */
+export interface Parameters {
+  readonly schedules: number;
+  /** Interval of each schedule, s. */
+  readonly every: number;
+  /** How long is measured, s. */
+  readonly seconds: number;
+  /** Beat nodes. */
+  readonly nodes: number;
+}
+
+/** Figures by name; the name ends in the unit: `_ms`, `_s`, `_bytes`, `_per_s`, `_cores`, `_share`, or nothing for a count. */
+export type Figures = Readonly<Record<string, number>>;
+
+export interface Measurement {
+  readonly figures: Figures;
+  /** Distributions behind the figures, by what was measured. */
+  readonly percentiles: Readonly<Record<string, Percentiles>>;
+  /** Where the limit itself was measured, so that it is not taken again. */
+  readonly limit?: Limit;
+}
+
+export interface Limit {
+  /** Pipelined LPUSH, one message a command: what every other scenario is compared with. */
+  readonly perSecond: number;
+  /** The same with 500 messages a command. */
+  readonly batchedPerSecond: number;
+  readonly messageBytes: number;
+}
+
+/** A bound that a figure should keep. */
+export interface Target {
+  readonly figure: string;
+  readonly atMost?: number;
+  readonly atLeast?: number;
+}
+
+export interface Scenario {
+  readonly name: string;
+  /** One line for `--help`. */
+  readonly doc: string;
+  readonly defaults: Parameters;
+  /** Whether it is taken both with and without the append-only file unless one of them is asked for. */
+  readonly bothWays?: boolean;
+  readonly targets: readonly Target[];
+  /** The figure, in messages or schedules per second, that is compared with the limit. */
+  readonly rate: string;
+  run(parameters: Parameters, aof: boolean, say: (line: string) => void): Promise<Measurement>;
+}

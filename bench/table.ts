@@ -1,0 +1,70 @@
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { describeTarget, formatFigure } from './report.ts';
+import type { Result } from './result.ts';
+import { SCENARIOS } from './scenarios/index.ts';
+
+/** The repository's folder, from wherever this was compiled to. */
+const ROOT = new URL('../../', import.meta.url);
+const README = new URL('bench/README.md', ROOT);
+const RESULTS = new URL('bench/results/', ROOT);
+const BEGIN = '<!-- figures: begin -->';
+const END = '<!-- figures: end -->';
+
+/** Whether the README's figures are those of the result files. */
+export function checkTable(): boolean {
+  const readme = readFileSync(README, 'utf8');
+  return readme === withTable(readme, readResults());
+}
+
+export function writeTable(): void {
+  writeFileSync(README, withTable(readFileSync(README, 'utf8'), readResults()));
+}
+
+/** The committed results, in the order of the scenarios; with AOF before without. */
+function readResults(): Result[] {
+  const names = SCENARIOS.map((scenario) => scenario.name);
+  return readdirSync(RESULTS)
+    .filter((file) => file.endsWith('.json'))
+    .map((file): Result => JSON.parse(readFileSync(new URL(file, RESULTS), 'utf8')))
+    .sort((a, b) => names.indexOf(a.scenario) - names.indexOf(b.scenario) || Number(b.aof) - Number(a.aof));
+}
+
+function withTable(readme: string, results: readonly Result[]): string {
+  const from = readme.indexOf(BEGIN);
+  const to = readme.indexOf(END);
+  if (from < 0 || to < from) throw new Error(`bench/README.md lacks its marks ${BEGIN} and ${END}.`);
+  return `${readme.slice(0, from + BEGIN.length)}\n${renderTable(results)}\n${readme.slice(to)}`;
+}
+
+/** Every figure that has a target, then where and when it was taken. */
+export function renderTable(results: readonly Result[]): string {
+  if (results.length === 0) return 'No results yet.';
+  const rows = results.flatMap((result) =>
+    result.targets.map((target) =>
+      [
+        result.scenario,
+        result.aof ? 'on' : 'off',
+        `\`${target.figure}\``,
+        formatFigure(target.figure, target.value),
+        describeTarget(target),
+        target.met ? 'met' : '**missed**',
+        `${formatFigure('limit_per_s', result.limit.per_s)}, ${formatFigure('limit_share', result.limit.ratio)}`,
+      ].join(' | '),
+    ),
+  );
+  const places = new Set(
+    results.map(
+      ({ machine, date }) =>
+        `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, Redis ${machine.redis}; ${date.slice(0, 10)}`,
+    ),
+  );
+  return [
+    '',
+    '| scenario | AOF | figure | value | target | | limit, share of it |',
+    '| --- | --- | --- | --- | --- | --- | --- |',
+    ...rows.map((row) => `| ${row} |`),
+    '',
+    `Taken on: ${[...places].join(' / ')}.`,
+    '',
+  ].join('\n');
+}

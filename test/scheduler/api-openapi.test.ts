@@ -1,0 +1,159 @@
+import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
+import addFormats from 'ajv-formats';
+import t from 'tap';
+import { type CallOptions, call, type Reply, startApi } from './api-harness.ts';
+
+interface Operation {
+  readonly responses: Readonly<
+    Record<string, { readonly content?: Readonly<Record<string, { readonly schema: object }>> }>
+  >;
+  readonly requestBody?: { readonly content: Readonly<Record<string, { readonly schema: object }>> };
+  readonly parameters: readonly { readonly name: string; readonly in: string; readonly schema: object }[];
+}
+
+const SPEC = {
+  id: 'a',
+  task: 't',
+  schedule: { every: 10, phase: 1 },
+  options: { expires: 5, priority: 3 },
+  tags: ['x'],
+};
+const huge = { ...SPEC, args: ['x'.repeat(70_000)] };
+
+/** [operation, path, options, status]: at least one for everything that the description promises. */
+const REQUESTS: readonly (readonly [operation: string, path: string, options: CallOptions, status: number])[] = [
+  ['GET /openapi.json', '/openapi.json', {}, 200],
+  ['POST /v1/schedules', '/v1/schedules', { json: SPEC }, 201],
+  ['POST /v1/schedules', '/v1/schedules', { json: { ...SPEC, id: undefined } }, 201],
+  [
+    'POST /v1/schedules',
+    '/v1/schedules',
+    { body: `${JSON.stringify({ ...SPEC, id: 'b' })}\n{`, type: 'application/x-ndjson' },
+    200,
+  ],
+  ['POST /v1/schedules', '/v1/schedules', { json: { ...SPEC, id: 'k' }, headers: { 'idempotency-key': 'k' } }, 201],
+  ['POST /v1/schedules', '/v1/schedules', { json: { ...SPEC, id: 'l' }, headers: { 'idempotency-key': 'k' } }, 422],
+  ['POST /v1/schedules', '/v1/schedules', { json: {} }, 400],
+  ['POST /v1/schedules', '/v1/schedules', { json: SPEC }, 409],
+  ['POST /v1/schedules', '/v1/schedules', { json: huge }, 413],
+  ['POST /v1/schedules', '/v1/schedules', { body: 'x', type: 'text/plain' }, 415],
+  ['GET /v1/schedules', '/v1/schedules?limit=1&state=scheduled', {}, 200],
+  ['GET /v1/schedules', '/v1/schedules?limit=0', {}, 400],
+  ['PUT /v1/schedules/{id}', '/v1/schedules/p', { json: { task: 't', schedule: { in: 5 } } }, 201],
+  [
+    'PUT /v1/schedules/{id}',
+    '/v1/schedules/p',
+    { json: { task: 't', schedule: { at: '2027-01-01T00:00:00+01:00' } } },
+    200,
+  ],
+  ['PUT /v1/schedules/{id}', '/v1/schedules/p', { json: { task: 't' } }, 400],
+  ['PUT /v1/schedules/{id}', '/v1/schedules/p', { json: huge }, 413],
+  ['PUT /v1/schedules/{id}', '/v1/schedules/p', { body: 'x', type: 'application/x-ndjson' }, 415],
+  ['GET /v1/schedules/{id}', '/v1/schedules/a', {}, 200],
+  ['GET /v1/schedules/{id}', '/v1/schedules/none', {}, 404],
+  ['PATCH /v1/schedules/{id}', '/v1/schedules/a', { json: { kwargs: { x: [1.5, null] } } }, 200],
+  ['PATCH /v1/schedules/{id}', '/v1/schedules/a', { json: { kwargs: 5 } }, 400],
+  ['PATCH /v1/schedules/{id}', '/v1/schedules/none', { json: {} }, 404],
+  ['PATCH /v1/schedules/{id}', '/v1/schedules/a', { json: huge }, 413],
+  ['PATCH /v1/schedules/{id}', '/v1/schedules/a', { body: 'x', type: 'text/plain' }, 415],
+  ['GET /v1/schedules/{id}/next', '/v1/schedules/a/next?count=2&after=2027-01-01T00:00:00Z', {}, 200],
+  ['GET /v1/schedules/{id}/next', '/v1/schedules/a/next?count=x', {}, 400],
+  ['GET /v1/schedules/{id}/next', '/v1/schedules/none/next', {}, 404],
+  ...(['pause', 'resume'] as const).flatMap((action): (readonly [string, string, CallOptions, number])[] => [
+    [`POST /v1/schedules/{id}/${action}`, `/v1/schedules/a/${action}`, {}, 200],
+    [`POST /v1/schedules/{id}/${action}`, `/v1/schedules/none/${action}`, {}, 404],
+    [`POST /v1/schedules/{id}/${action}`, `/v1/schedules/a/${action}`, { headers: { 'idempotency-key': ' ' } }, 400],
+  ]),
+  ...(['pause', 'resume', 'delete'] as const).flatMap((action): (readonly [string, string, CallOptions, number])[] => [
+    [`POST /v1/schedules/${action}`, `/v1/schedules/${action}`, { json: { tag: 'x' } }, 200],
+    [`POST /v1/schedules/${action}`, `/v1/schedules/${action}`, { json: {} }, 400],
+    [`POST /v1/schedules/${action}`, `/v1/schedules/${action}`, { json: huge }, 413],
+    [`POST /v1/schedules/${action}`, `/v1/schedules/${action}`, { body: 'x', type: 'text/plain' }, 415],
+  ]),
+  ['DELETE /v1/schedules/{id}', '/v1/schedules/p', {}, 204],
+  ['DELETE /v1/schedules/{id}', '/v1/schedules/p', {}, 404],
+  ['GET /v1/stats', '/v1/stats', {}, 200],
+  ['GET /v1/nodes', '/v1/nodes', {}, 200],
+  ['GET /v1/shards', '/v1/shards', {}, 200],
+  ['GET /v1/queues', '/v1/queues', {}, 200],
+  ['GET /healthz', '/healthz', {}, 200],
+  ['GET /readyz', '/readyz', {}, 200],
+  ['GET /metrics', '/metrics', {}, 200],
+];
+
+/** Promised, but only seen on a node in trouble or with requests that cross each other: tested elsewhere. */
+const ELSEWHERE = /^(GET \/(healthz|readyz) 503|POST \S+ (409|422))$/;
+
+t.test('every answer keeps to the description, and everything described is answered', async (t) => {
+  const api = await startApi(t);
+  const document = (await call(api, 'GET', '/openapi.json')).json;
+  t.equal(document.openapi, '3.1.0');
+  const ajv = new Ajv2020({ strict: false, allErrors: true });
+  addFormats.default(ajv);
+  ajv.addSchema(document, 'api');
+  const compiled = new Map<string, ValidateFunction>();
+  const validate = (pointer: string) => {
+    const known = compiled.get(pointer) ?? ajv.compile({ $ref: `api#${pointer}` });
+    compiled.set(pointer, known);
+    return known;
+  };
+  const seen = new Set<string>();
+  for (const [operation, path, options, status] of REQUESTS) {
+    const [method, template] = operation.split(' ') as [string, string];
+    const reply: Reply = await call(api, method, path, options);
+    const name = `${operation} ${status}`;
+    t.equal(reply.status, status, `${name}: ${reply.text.slice(0, 300)}`);
+    seen.add(name);
+    const responses = (document.paths[template]?.[method.toLowerCase()] as Operation | undefined)?.responses ?? {};
+    const response = responses[String(status)];
+    if (response === undefined) {
+      t.fail(`${name} is not described`);
+      continue;
+    }
+    if (response.content === undefined) {
+      t.equal(reply.text, '', `${name} has no body`);
+      continue;
+    }
+    const type = String(reply.headers['content-type']);
+    const described = Object.keys(response.content).find((each) => type.startsWith(each.replace(/;.*/, '')));
+    t.ok(described, `${name}: ${type} is described`);
+    const pointer = [
+      '',
+      'paths',
+      template,
+      method.toLowerCase(),
+      'responses',
+      String(status),
+      'content',
+      described ?? '',
+      'schema',
+    ]
+      .map(encodePart)
+      .join('/');
+    const check = validate(pointer);
+    t.ok(check(reply.json ?? reply.text), `${name}: ${JSON.stringify(check.errors)}`);
+    if (status < 300 && options.json !== undefined) {
+      const accepts = validate(
+        ['', 'paths', template, method.toLowerCase(), 'requestBody', 'content', 'application/json', 'schema']
+          .map(encodePart)
+          .join('/'),
+      );
+      t.ok(
+        accepts(JSON.parse(JSON.stringify(options.json))),
+        `${name}: what was accepted is described: ${JSON.stringify(accepts.errors)}`,
+      );
+    }
+  }
+  for (const [template, methods] of Object.entries<Record<string, Operation>>(document.paths)) {
+    for (const [method, operation] of Object.entries(methods)) {
+      for (const status of Object.keys(operation.responses).filter((each) => each !== 'default')) {
+        const name = `${method.toUpperCase()} ${template} ${status}`;
+        if (!ELSEWHERE.test(name)) t.ok(seen.has(name), `${name} was seen`);
+      }
+    }
+  }
+});
+
+function encodePart(part: string): string {
+  return encodeURIComponent(part.replaceAll('~', '~0').replaceAll('/', '~1'));
+}

@@ -1,0 +1,61 @@
+import t from 'tap';
+import { acknowledge } from '../../lua/acknowledge.ts';
+import { workerKeys } from '../../lua/keys.ts';
+import { refresh } from '../../lua/refresh.ts';
+import { reserve } from '../../lua/reserve.ts';
+import { withRedis } from '../support/redis-server.ts';
+import { send, whereabouts } from './messages.ts';
+
+const redisServer = await withRedis(t);
+const redis = redisServer.connect();
+t.teardown(() => redis.disconnect());
+
+let counter = 0;
+t.beforeEach(async () => {
+  await redis.flushall();
+  await send(redis, { tag: 'a' }, { tag: 'b' }, { tag: 'c' });
+  counter += 1;
+  await reserve(redis, 'rb', { workerId: 'w1', counter, limit: 10, byteLimit: 1_000_000, queues: ['celery'] });
+});
+
+t.test('acknowledged messages leave unacked, its index and the worker', async (t) => {
+  const { refused } = await acknowledge(redis, 'rb', { workerId: 'w1', counter: 1, tags: ['a', 'c'] });
+  t.equal(refused.size, 0);
+  t.same(await redis.hkeys('unacked'), ['b']);
+  t.same(await redis.zrange('unacked_index', '0', '-1'), ['b']);
+  t.same(await redis.smembers(workerKeys('rb', 'w1').reserved), ['b']);
+});
+
+t.test('what somebody restored meanwhile is refused', async (t) => {
+  await redis.hdel('unacked', 'b');
+  await redis.zrem('unacked_index', 'b');
+  const { refused } = await acknowledge(redis, 'rb', { workerId: 'w1', counter: 1, tags: ['a', 'b', 'c'] });
+  t.same([...refused], [1]);
+  t.same(await whereabouts(redis), { queued: 0, unacked: 0, index: 0, dead: 0 });
+});
+
+t.test('what another worker holds now is refused and stays with it', async (t) => {
+  await redis.srem(workerKeys('rb', 'w1').reserved, 'a');
+  const { refused } = await acknowledge(redis, 'rb', { workerId: 'w1', counter: 1, tags: ['a'] });
+  t.same([...refused], [0]);
+  t.equal(await redis.hexists('unacked', 'a'), 1);
+  t.ok(await redis.zscore('unacked_index', 'a'));
+});
+
+t.test('the same call again is answered as before', async (t) => {
+  await redis.hdel('unacked', 'b');
+  const request = { workerId: 'w1', counter: 1, tags: ['a', 'b', 'c'] };
+  const first = await acknowledge(redis, 'rb', request);
+  const second = await acknowledge(redis, 'rb', request);
+  t.same([...second.refused], [...first.refused]);
+});
+
+t.test('refresh renews the scores of what is held and names what is not', async (t) => {
+  await redis.zadd('unacked_index', '1', 'a', '1', 'b');
+  await redis.hdel('unacked', 'b');
+  const { lost } = await refresh(redis, 'rb', 'w1', ['a', 'b', 'x']);
+  t.same([...lost], [1, 2]);
+  t.ok(Number(await redis.zscore('unacked_index', 'a')) > 1_000_000);
+  t.equal(Number(await redis.zscore('unacked_index', 'b')), 1);
+  t.equal(await redis.zscore('unacked_index', 'x'), null);
+});

@@ -1,0 +1,148 @@
+import t from 'tap';
+import { resultKey, workerKeys } from '../../lua/keys.ts';
+import { reserve } from '../../lua/reserve.ts';
+import { type Settlement, settle } from '../../lua/settle.ts';
+import { withRedis } from '../support/redis-server.ts';
+import { envelope, whereabouts } from './messages.ts';
+
+const redisServer = await withRedis(t);
+const redis = redisServer.connect();
+t.teardown(() => redis.disconnect());
+
+const RAW = envelope({ tag: 'a', id: 'id-a' });
+const SUCCESS = '{"status": "SUCCESS", "result": 5, "task_id": "id-a"}';
+const FAILURE = '{"status": "FAILURE", "result": {"exc_type": "E"}, "task_id": "id-a"}';
+
+let counter = 0;
+t.beforeEach(async () => {
+  await redis.flushall();
+  await redis.lpush('celery', RAW);
+  counter += 1;
+  await reserve(redis, 'rb', { workerId: 'w1', counter, limit: 10, byteLimit: 1_000_000, queues: ['celery'] });
+});
+
+let settled = 0;
+function end(
+  settlements: readonly Partial<Settlement>[],
+  options: { counter?: number; resultExpiresSec?: number } = {},
+) {
+  settled += 1;
+  return settle(redis, 'rb', {
+    workerId: 'w1',
+    counter: options.counter ?? settled,
+    resultExpiresSec: options.resultExpiresSec ?? 60,
+    settlements: settlements.map((settlement) => ({
+      tag: 'a',
+      mode: 'held',
+      result: null,
+      letter: null,
+      ...settlement,
+    })),
+  });
+}
+const result = (record: string) => ({ taskId: 'id-a', record });
+const GONE = { queued: 0, unacked: 0, index: 0, dead: 0 };
+
+t.test('a late-acknowledged message leaves unacked as its result is stored', async (t) => {
+  const { late } = await end([{ result: result(SUCCESS) }]);
+  t.equal(late, 0);
+  t.same(await whereabouts(redis), GONE);
+  t.equal(await redis.scard(workerKeys('rb', 'w1').reserved), 0);
+  t.equal(await redis.get(resultKey('id-a')), SUCCESS);
+  const ttl = await redis.ttl(resultKey('id-a'));
+  t.ok(ttl > 50 && ttl <= 60);
+});
+
+t.test('the record is published under its own name, byte for byte', async (t) => {
+  const listener = redisServer.connect();
+  t.teardown(() => listener.disconnect());
+  await listener.subscribe(resultKey('id-a'));
+  const heard = new Promise((resolve) => listener.once('message', (channel, text) => resolve([channel, text])));
+  await end([{ result: result(SUCCESS) }]);
+  t.same(await heard, [resultKey('id-a'), SUCCESS]);
+});
+
+t.test('without an expiry a result stays', async (t) => {
+  await end([{ result: result(SUCCESS) }], { resultExpiresSec: 0 });
+  t.equal(await redis.ttl(resultKey('id-a')), -1);
+});
+
+t.test('a message that was restored meanwhile is left alone, result and all', async (t) => {
+  await redis.hdel('unacked', 'a');
+  const { late } = await end([{ result: result(SUCCESS) }]);
+  t.equal(late, 1);
+  t.equal(await redis.exists(resultKey('id-a')), 0);
+});
+
+t.test('a message that another worker holds now is left alone', async (t) => {
+  await redis.srem(workerKeys('rb', 'w1').reserved, 'a');
+  const { late } = await end([{ result: result(SUCCESS) }]);
+  t.equal(late, 1);
+  t.equal(await redis.hexists('unacked', 'a'), 1);
+  t.ok(await redis.zscore('unacked_index', 'a'));
+});
+
+t.test('an early-acknowledged message only stores its result', async (t) => {
+  await end([{ tag: 'b', mode: 'acked', result: result(FAILURE) }]);
+  t.equal(await redis.get(resultKey('id-a')), FAILURE);
+  t.equal(await redis.hexists('unacked', 'a'), 1);
+});
+
+const OVERWRITING: readonly (readonly [string, string | null, string, string])[] = [
+  ['a failure is overwritten', FAILURE, SUCCESS, SUCCESS],
+  ['success is final', SUCCESS, FAILURE, SUCCESS],
+  [
+    'success written in another order is final',
+    '{"task_id": "x", "status": "SUCCESS"}',
+    FAILURE,
+    '{"task_id": "x", "status": "SUCCESS"}',
+  ],
+  [
+    'a value that only looks like it is overwritten',
+    '{"status": "PROGRESS", "result": {"status": "SUCCESS"}}',
+    FAILURE,
+    FAILURE,
+  ],
+  ['a record that is no JSON is overwritten', 'garbage', FAILURE, FAILURE],
+];
+for (const [name, before, written, after] of OVERWRITING) {
+  t.test(name, async (t) => {
+    if (before !== null) await redis.set(resultKey('id-a'), before);
+    await end([{ result: result(written) }]);
+    t.equal(await redis.get(resultKey('id-a')), after);
+    t.same(await whereabouts(redis), GONE);
+  });
+}
+
+t.test('success is final within one batch too', async (t) => {
+  await end([
+    { mode: 'acked', tag: 'b', result: result(SUCCESS) },
+    { mode: 'acked', tag: 'c', result: result(FAILURE) },
+  ]);
+  t.equal(await redis.get(resultKey('id-a')), SUCCESS);
+});
+
+t.test('a dead letter keeps the message as it came', async (t) => {
+  await end([{ mode: 'dead', letter: { queue: 'celery', reason: 'line one\nline two' }, result: result(FAILURE) }]);
+  t.same(await whereabouts(redis), { ...GONE, dead: 1 });
+  const [letter] = await redis.xrange('rb:dead-letters', '-', '+');
+  t.same(letter?.[1], ['queue', 'celery', 'reason', 'line one\nline two', 'message', RAW]);
+  t.equal(await redis.get(resultKey('id-a')), FAILURE);
+});
+
+t.test('the same call again changes nothing', async (t) => {
+  settled += 1;
+  await end([{ mode: 'acked', tag: 'b', result: result(FAILURE) }], { counter: settled });
+  await redis.del(resultKey('id-a'));
+  await end([{ mode: 'acked', tag: 'b', result: result(FAILURE) }], { counter: settled });
+  t.equal(await redis.exists(resultKey('id-a')), 0);
+});
+
+t.test('a Redis that is out of memory still takes results of what it frees', async (t) => {
+  t.teardown(() => redis.config('SET', 'maxmemory', '0'));
+  await redis.config('SET', 'maxmemory', '1');
+  await end([{ result: result(SUCCESS) }, { tag: 'b', mode: 'acked', result: { taskId: 'id-b', record: SUCCESS } }]);
+  await redis.config('SET', 'maxmemory', '0');
+  t.equal(await redis.get(resultKey('id-a')), SUCCESS);
+  t.equal(await redis.get(resultKey('id-b')), SUCCESS);
+});

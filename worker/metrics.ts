@@ -1,0 +1,74 @@
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { Counter, Histogram, Registry } from 'prom-client';
+import { messageOf, RingbeatError } from '../protocol/errors.ts';
+
+/** How a message ended, as `ringbeat_tasks_total{state}` counts it. */
+export const STATES = ['success', 'failure', 'revoked', 'unknown', 'dead', 'refused'] as const;
+
+export type State = (typeof STATES)[number];
+
+const LATENESS_BUCKETS = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300];
+const RUNTIME_BUCKETS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600];
+
+/** What a worker counts. Counters are plain numbers until somebody asks: a task costs two observations. */
+export class WorkerMetrics {
+  readonly registry = new Registry();
+  readonly counts: Record<State, number> = { success: 0, failure: 0, revoked: 0, unknown: 0, dead: 0, refused: 0 };
+  readonly startLateness = new Histogram({
+    name: 'ringbeat_start_lateness_seconds',
+    help: 'From the due time of an occurrence to the moment its task function is entered.',
+    buckets: LATENESS_BUCKETS,
+    registers: [this.registry],
+  });
+  readonly runtime = new Histogram({
+    name: 'ringbeat_task_runtime_seconds',
+    help: 'How long task functions ran.',
+    buckets: RUNTIME_BUCKETS,
+    registers: [this.registry],
+  });
+
+  constructor() {
+    const { counts } = this;
+    new Counter({
+      name: 'ringbeat_tasks_total',
+      help: 'Messages by how they ended; refused: restored to another worker before they could start.',
+      labelNames: ['state'],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        for (const state of STATES) this.inc({ state }, counts[state]);
+      },
+    });
+  }
+}
+
+/** Serves `/metrics` until it is closed. */
+export async function serveMetrics(
+  registry: Registry,
+  host: string,
+  port: number,
+): Promise<{ server: Server; port: number }> {
+  const server = createServer((request, response) => {
+    if (request.url !== '/metrics' || (request.method !== 'GET' && request.method !== 'HEAD')) {
+      response.writeHead(404, { 'content-type': 'text/plain' }).end('Not found: this port serves /metrics.\n');
+      return;
+    }
+    registry.metrics().then(
+      (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
+      () => response.writeHead(500, { 'content-type': 'text/plain' }).end('Metrics could not be collected.\n'),
+    );
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(port, host, resolve);
+  }).catch((error: unknown) => {
+    throw new RingbeatError(
+      'PORT_TAKEN',
+      { host, port, reason: messageOf(error), option: '--metrics-port' },
+      { cause: error },
+    );
+  });
+  const address: string | AddressInfo | null = server.address();
+  return { server, port: typeof address === 'object' && address !== null ? address.port : port };
+}

@@ -1,0 +1,61 @@
+import type { Redis } from 'ioredis';
+import { type Settlement, type SettleReply, settle } from '../lua/settle.ts';
+import type { Lane } from './lane.ts';
+
+/** Most messages and bytes of records that one settle call carries. */
+const MAX_BATCH = 500;
+const MAX_BYTES = 1_048_576;
+
+export interface SettlerOptions {
+  readonly redis: Redis;
+  readonly namespace: string;
+  readonly workerId: string;
+  readonly resultExpiresSec: number;
+  readonly lane: Lane;
+  /** Told of every batch once it is settled. */
+  onSettled(batch: readonly Settlement[], reply: SettleReply): void;
+}
+
+/** Collects how messages ended and settles them batch by batch. */
+export class Settler {
+  readonly #options: SettlerOptions;
+  #waiting: Settlement[] = [];
+
+  constructor(options: SettlerOptions) {
+    this.#options = options;
+  }
+
+  /** Settlements that are not yet on their way. */
+  get backlog(): number {
+    return this.#waiting.length;
+  }
+
+  add(settlement: Settlement): void {
+    this.#waiting.push(settlement);
+  }
+
+  /** Sends the next batch unless one is in flight. */
+  flush(): void {
+    const { redis, namespace, workerId, resultExpiresSec, lane, onSettled } = this.#options;
+    if (lane.isBusy || this.#waiting.length === 0) return;
+    const settlements = this.#take();
+    lane.send(
+      (counter) => settle(redis, namespace, { workerId, counter, resultExpiresSec, settlements }),
+      (reply) => onSettled(settlements, reply),
+    );
+  }
+
+  #take(): Settlement[] {
+    let bytes = 0;
+    let count = 0;
+    for (const { result } of this.#waiting) {
+      bytes += result === null ? 0 : result.record.length;
+      if (count === MAX_BATCH || (count > 0 && bytes > MAX_BYTES)) break;
+      count += 1;
+    }
+    if (count < this.#waiting.length) return this.#waiting.splice(0, count);
+    const all = this.#waiting;
+    this.#waiting = [];
+    return all;
+  }
+}
