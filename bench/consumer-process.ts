@@ -30,6 +30,8 @@ export interface ConsumerReport {
   readonly taken: number;
   /** Of these, how many came before they were due. */
   readonly early: number;
+  /** Whether the last look took all there was. */
+  readonly isCaughtUp: boolean;
   /** Most messages found at one look. */
   readonly longest: number;
   /** Redis TIME at the pop minus due, ms, with the consumer's own waiting in it. */
@@ -75,8 +77,8 @@ export async function startConsumer(
     async close() {
       const untilMs = (await ask({ what: 'read' })).nowMs;
       await awaitValue('the consumer catching up', async () => {
-        const { nowMs } = await ask({ what: 'read' });
-        return nowMs > untilMs + SETTLE_MS ? true : null;
+        const { nowMs, isCaughtUp } = await ask({ what: 'read' });
+        return isCaughtUp && nowMs > untilMs + SETTLE_MS ? true : null;
       });
       return ask({ what: 'read', untilMs });
     },

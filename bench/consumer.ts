@@ -30,40 +30,50 @@ let nowMs = 0;
 let taken = 0;
 let early = 0;
 let longest = 0;
+let isCaughtUp = false;
 
 answerParent<ConsumerQuestion, ConsumerReport>(({ what, untilMs }) => {
   if (what === 'open') {
     ledger.open(nowMs);
     startAnew();
   }
-  const report = { nowMs, taken, early, longest, lateness: histogram.read(), verdict: ledger.close(untilMs ?? nowMs) };
+  const report = {
+    nowMs,
+    taken,
+    early,
+    longest,
+    isCaughtUp,
+    lateness: histogram.read(),
+    verdict: ledger.close(untilMs ?? nowMs),
+  };
   if (what === 'lap') startAnew();
   return report;
 });
 process.on('disconnect', () => process.exit());
 
 for (;;) {
-  const count = settings.drain ? await drain() : await pop();
-  if (count < BATCH) await sleep(POLL_MS);
+  isCaughtUp = settings.drain ? await drain() : await pop();
+  if (isCaughtUp) await sleep(POLL_MS);
 }
 
-async function pop(): Promise<number> {
+/** Answers whether that was all. */
+async function pop(): Promise<boolean> {
   const [time, popped] = await results(redis.multi().time().rpop(settings.queue, BATCH));
   const messages = texts(popped);
   nowMs = timeMs(time);
   for (const message of messages) take(message);
   count(messages.length);
-  return messages.length;
+  return messages.length < BATCH;
 }
 
 /** Empties the queue without reading all of it, so that at very high rates the reader is not what is measured. */
-async function drain(): Promise<number> {
+async function drain(): Promise<boolean> {
   const transaction = redis.multi().time().llen(settings.queue).lrange(settings.queue, -SAMPLE, -1).del(settings.queue);
   const [time, length, oldest] = await results(transaction);
   nowMs = timeMs(time);
   for (const message of texts(oldest)) take(message);
   count(Number(length));
-  return 0;
+  return true;
 }
 
 function count(messages: number): void {

@@ -45,6 +45,8 @@ export interface Scenario {
   /** Whether it is taken both with and without the append-only file unless one of them is asked for. */
   readonly bothWays?: boolean;
   readonly targets: readonly Target[];
+  /** Figures that the README shows beside those with a target. */
+  readonly shown?: readonly string[];
   /** The figure, in messages or schedules per second, that is compared with the limit. */
   readonly rate: string;
   run(parameters: Parameters, aof: boolean, say: (line: string) => void): Promise<Measurement>;

@@ -36,22 +36,28 @@ function withTable(readme: string, results: readonly Result[]): string {
   return `${readme.slice(0, from + BEGIN.length)}\n${renderTable(results)}\n${readme.slice(to)}`;
 }
 
-/** Every figure that has a target, then where and when it was taken. */
+/** Every figure that has a target and some that have none, then where and when they were taken. */
 export function renderTable(results: readonly Result[]): string {
   if (results.length === 0) return 'No results yet.';
-  const rows = results.flatMap((result) =>
-    result.targets.map((target) =>
-      [
-        result.scenario,
-        result.aof ? 'on' : 'off',
-        `\`${target.figure}\``,
-        formatFigure(target.figure, target.value),
-        describeTarget(target),
-        target.met ? 'met' : '**missed**',
-        `${formatFigure('limit_per_s', result.limit.per_s)}, ${formatFigure('limit_share', result.limit.ratio)}`,
-      ].join(' | '),
-    ),
-  );
+  const rows = results.flatMap((result) => {
+    const place = [result.scenario, result.aof ? 'on' : 'off'];
+    const limit = `${formatFigure('limit_per_s', result.limit.per_s)}, ${formatFigure('limit_share', result.limit.ratio)}`;
+    const shown = SCENARIOS.find((scenario) => scenario.name === result.scenario)?.shown ?? [];
+    return [
+      ...result.targets.map((target) => {
+        const judged = [describeTarget(target), target.met ? 'met' : '**missed**'];
+        return [...place, `\`${target.figure}\``, formatFigure(target.figure, target.value), ...judged, limit];
+      }),
+      ...shown.map((name) => [
+        ...place,
+        `\`${name}\``,
+        formatFigure(name, result.figures[name] ?? Number.NaN),
+        '',
+        '',
+        limit,
+      ]),
+    ];
+  });
   const places = new Set(
     results.map(
       ({ machine, date }) =>
@@ -62,7 +68,7 @@ export function renderTable(results: readonly Result[]): string {
     '',
     '| scenario | AOF | figure | value | target | | limit, share of it |',
     '| --- | --- | --- | --- | --- | --- | --- |',
-    ...rows.map((row) => `| ${row} |`),
+    ...rows.map((row) => `| ${row.join(' | ')} |`),
     '',
     `Taken on: ${[...places].join(' / ')}.`,
     '',

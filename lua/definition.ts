@@ -87,6 +87,8 @@ export interface StoredDefinition extends Definition {
   readonly template: string;
   /** Offset of the grid from the epoch where the phase is `now`, ms. */
   readonly nowOffsetMs: number | null;
+  /** SHA1 of the definition as it is stored. */
+  readonly revision: string;
 }
 
 /** Reads what `put-schedules` stored. Throws when it is no definition. */
@@ -116,6 +118,7 @@ export function decodeDefinition(id: string, text: string): StoredDefinition {
     headers: headers === '' ? {} : (parseJson(`{${headers.slice(2)}}`) as { readonly [key: string]: Json }),
     tags: JSON.parse(`[${tags}]`),
     enabled: timing.charAt(0) === timing.charAt(0).toLowerCase(),
+    revision: createHash('sha1').update(text).digest('hex'),
   };
 }
 

@@ -11,12 +11,12 @@
 -- KEYS[10] request        string  only to create: id that the request created, kept 10 minutes
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] namespace       text
--- ARGV[3] mode            text    upsert, or create (refuses what exists)
+-- ARGV[3] mode            text    upsert, create (refuses what exists), or the SHA1 of the definition to replace (refuses any other)
 -- ARGV[4] wake_channel    text    told when the shard's head moved to within a second from now
 -- ARGV[5] shard           int
 -- ARGV[6] template_count  int     followed by that many templates
 -- then five per schedule  text    id, which template (from 1), timing, end ms or '', rest of the definition (lua/definition.ts)
--- Returns                 a letter per schedule: c created, u updated, n unchanged, x exists (create only)
+-- Returns                 a letter per schedule: c created, u updated, n unchanged, x refused by the mode
 -- Errors                  NAMESPACE_GONE
 -- Atomic                  each schedule is stored whole with its due time, template use and wake-up
 -- Cost                    O(schedules), about 4 us each; at most 500 a call
@@ -115,6 +115,8 @@ for i, entry in ipairs(entries) do
   local number = number_of(entry.template)
   if old and mode == 'create' then
     outcomes[i] = redis.call('GET', request) == id and 'c' or 'x'
+  elseif mode ~= 'upsert' and mode ~= 'create' and (not old or redis.sha1hex(old) ~= mode) then
+    outcomes[i] = 'x'
   elseif not old then
     local timing = resolved(entry.timing)
     local hash = redis.sha1hex(namespace .. '\31' .. id .. '\31' .. generation)

@@ -5,9 +5,10 @@ import { defineScript, textReply } from './script.ts';
 
 const script = defineScript('put-schedules');
 
-export type PutOutcome = 'created' | 'updated' | 'unchanged' | 'exists';
+/** `refused`: it exists and was to be created, or is no longer the revision that was to be replaced. */
+export type PutOutcome = 'created' | 'updated' | 'unchanged' | 'refused';
 
-const OUTCOMES: Readonly<Record<string, PutOutcome>> = { c: 'created', u: 'updated', n: 'unchanged', x: 'exists' };
+const OUTCOMES: Readonly<Record<string, PutOutcome>> = { c: 'created', u: 'updated', n: 'unchanged', x: 'refused' };
 
 export interface PutEntry extends EncodedDefinition {
   readonly id: string;
@@ -23,6 +24,8 @@ export interface PutRequest {
   readonly entries: readonly PutEntry[];
   /** Given: create only, and the same request again is told that it created. */
   readonly requestId?: string;
+  /** Given: replaces this revision of one schedule only. */
+  readonly revision?: string;
 }
 
 /** Creates or updates schedules of one shard in one atomic step; an outcome per entry. Throws NAMESPACE_GONE. */
@@ -52,7 +55,7 @@ export async function putSchedules(
     [
       request.epoch,
       request.namespace,
-      creates ? 'create' : 'upsert',
+      creates ? 'create' : (request.revision ?? 'upsert'),
       names.wake,
       request.shard,
       templates.size,

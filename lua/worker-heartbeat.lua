@@ -14,5 +14,7 @@ local worker_id, beat_lease = ARGV[1], tonumber(ARGV[2])
 local now_ms = redis_now()
 local beats = redis.call('ZCOUNT', nodes, now_ms - beat_lease, '+inf')
 local shards = tonumber(redis.call('HGET', meta, 'shards') or 0)
+-- Removing first is what a Redis that is out of memory allows; who drains it must not be taken for dead.
+redis.call('ZREM', workers, worker_id)
 redis.call('ZADD', workers, now_ms, worker_id)
 return { now_ms, beats, shards }

@@ -2,7 +2,7 @@
 const INSTANT = /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?(?:[Zz]|([+-])(\d\d):?(\d\d))$/;
 
 /** The last ms of the year 9999: later instants have no four-digit year. */
-const LAST_MS = 253_402_300_799_999;
+export const LAST_INSTANT_MS = 253_402_300_799_999;
 
 /**
  * The instant that a text names, ms since epoch, finer digits dropped; null when it names none: no offset, a day that
@@ -23,7 +23,7 @@ export function parseInstant(text: string): number | null {
     return null;
   const offsetMs = (Number(offsetHour) * 60 + Number(offsetMinute)) * (sign === '-' ? -60_000 : 60_000);
   const atMs = localMs + Number(fraction.padEnd(3, '0').slice(0, 3)) - offsetMs;
-  return atMs >= 0 && atMs <= LAST_MS ? atMs : null;
+  return atMs >= 0 && atMs <= LAST_INSTANT_MS ? atMs : null;
 }
 
 /** An instant as the API writes it: ISO 8601 in UTC with ms. */

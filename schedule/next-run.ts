@@ -1,8 +1,5 @@
-import { parseInstant } from './instant.ts';
+import { LAST_INSTANT_MS, parseInstant } from './instant.ts';
 import type { ScheduleSpec } from './spec.ts';
-
-/** Instants beyond the year 9999 are not written down. */
-const LAST_MS = 253_402_300_799_999;
 
 /**
  * The next occurrences strictly after `afterMs`, at most `count`, oldest first, in ms since epoch. `origin` is what the
@@ -10,7 +7,7 @@ const LAST_MS = 253_402_300_799_999;
  */
 export function nextRuns(spec: ScheduleSpec, origin: number | null, afterMs: number, count: number): number[] {
   const startMs = optionalInstant(spec.start) ?? 0;
-  const endMs = optionalInstant(spec.end) ?? LAST_MS;
+  const endMs = optionalInstant(spec.end) ?? LAST_INSTANT_MS;
   if (!('every' in spec.schedule)) {
     const atMs = 'at' in spec.schedule ? optionalInstant(spec.schedule.at) : origin;
     return atMs !== null && atMs > afterMs && count > 0 ? [atMs] : [];

@@ -39,6 +39,8 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const id = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
   const names = namespaceKeys(config.namespace);
   const redis = connect(config.redis, { option: '--redis', name: `ringbeat-beat-${id}` });
+  // Imports send much at once: dispatch must not wait in line behind them.
+  const apiRedis = connect(config.redis, { option: '--redis', name: `ringbeat-api-${id}` });
   const subscriber = connect(config.redis, { option: '--redis', name: `ringbeat-wake-${id}` });
   const clock = new RedisClock((jumpMs) => takeJump(jumpMs));
   const metrics = new Metrics();
@@ -51,8 +53,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     misfireThresholdMs: Math.round(config.misfireThreshold * 1_000),
     keepCompletedMs: Math.round(config.keepCompleted * 1_000),
   }).catch((error: unknown) => {
-    redis.disconnect();
-    subscriber.disconnect();
+    for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
     throw error;
   });
 
@@ -142,10 +143,10 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     .catch((error: unknown) => log.warn({ event: 'subscribe_failed', reason: messageOf(error) }));
 
   const system: System = {
-    nodes: () => readNodes(redis, names, membership.owners),
-    shards: () => readShards(redis, requireNamespace(), clock.nowMs(), system.ownerOf),
-    queues: () => readQueues(redis, requireNamespace()),
-    stats: () => readStats(redis, requireNamespace(), clock.nowMs()),
+    nodes: () => readNodes(apiRedis, names, membership.owners),
+    shards: () => readShards(apiRedis, requireNamespace(), clock.nowMs(), system.ownerOf),
+    queues: () => readQueues(apiRedis, requireNamespace()),
+    stats: () => readStats(apiRedis, requireNamespace(), clock.nowMs()),
     ownerOf: (shard) => [...membership.owners].find(([, shards]) => shards.includes(shard))?.[0] ?? null,
     redisIsReachable: () => redis.status === 'ready',
     nowMs: () => clock.nowMs(),
@@ -167,8 +168,8 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     const current = namespace();
     if (redis.status !== 'ready' || current === null) return null;
     const [shards, queues] = await Promise.all([
-      readShards(redis, current, clock.nowMs(), system.ownerOf),
-      readQueues(redis, current),
+      readShards(apiRedis, current, clock.nowMs(), system.ownerOf),
+      readQueues(apiRedis, current),
     ]);
     const mine = shards.filter(({ owner }) => owner === id);
     return {
@@ -179,8 +180,10 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     };
   }
 
-  const registry = new Registry({ redis, names, namespace: requireNamespace });
-  const api = config.noApi ? null : createApi({ registry, system, redis, namespace: config.namespace, tokens, log });
+  const registry = new Registry({ redis: apiRedis, names, namespace: requireNamespace });
+  const api = config.noApi
+    ? null
+    : createApi({ registry, system, redis: apiRedis, namespace: config.namespace, tokens, log });
   const services: readonly Service[] = [membership, owner, helper, sweeper, recovery];
 
   return {
@@ -205,8 +208,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
       await recovery.stop();
       await membership.stop();
       await api?.close();
-      subscriber.disconnect();
-      redis.disconnect();
+      for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
       log.info({ event: 'beat_stopped', node: id });
     },
   };

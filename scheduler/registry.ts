@@ -19,7 +19,7 @@ import type { ScheduleSpec } from '../schedule/spec.ts';
 import type { Namespace } from './namespace.ts';
 
 /** Schedules and bytes of one script call: about 2 ms of Redis. */
-const BATCH = 400;
+const BATCH = 200;
 const BATCH_BYTES = 1_048_576;
 
 const TEMPLATE_CACHE = 10_000;
@@ -34,6 +34,8 @@ export interface StoredSchedule {
   readonly lastLatenessMs: number | null;
   /** Offset of an interval schedule's grid where it counts from registration, ms. */
   readonly nowOffsetMs: number | null;
+  /** Changes with every change of the schedule; see `replace`. */
+  readonly revision: string;
 }
 
 export interface RegistryOptions {
@@ -102,18 +104,12 @@ export class Registry {
 
   /** Creates one; the same request again within 10 minutes is told `created` again. Throws NAMESPACE_GONE. */
   async create(spec: ScheduleSpec, requestId: string): Promise<PutOutcome> {
-    const { redis, names } = this.#options;
-    const { epoch, name, shards } = this.#options.namespace();
-    await this.#bind([spec.queue]);
-    const shard = shardOf(spec.id, shards);
-    const [outcome] = await putSchedules(redis, names, shardKeys(name, shard), {
-      epoch,
-      namespace: name,
-      shard,
-      entries: [this.#encode(spec)],
-      requestId,
-    });
-    return outcome!;
+    return this.#putOne(spec, { requestId });
+  }
+
+  /** Updates one, unless it has changed or gone since this revision was read. Throws NAMESPACE_GONE. */
+  async replace(spec: ScheduleSpec, revision: string): Promise<PutOutcome> {
+    return this.#putOne(spec, { revision });
   }
 
   /** The stored schedules with these ids, in order; null where there is none. */
@@ -198,6 +194,22 @@ export class Registry {
     for (let i = 0; i + 1 < flat.length; i += 2) present.push({ id: flat[i]!, text: flat[i + 1]! });
     const schedules = await this.#describe(shard, keys, present);
     return { cursor: next, schedules: schedules.filter((schedule) => schedule !== null) };
+  }
+
+  async #putOne(spec: ScheduleSpec, mode: { requestId: string } | { revision: string }): Promise<PutOutcome> {
+    const { redis, names } = this.#options;
+    const { epoch, name, shards } = this.#options.namespace();
+    await this.#bind([spec.queue]);
+    const shard = shardOf(spec.id, shards);
+    const entries = [this.#encode(spec)];
+    const [outcome] = await putSchedules(redis, names, shardKeys(name, shard), {
+      epoch,
+      namespace: name,
+      shard,
+      entries,
+      ...mode,
+    });
+    return outcome!;
   }
 
   /** Makes Celery's tools see the queues, as kombu does once per connection. */
@@ -361,6 +373,7 @@ function storedSchedule(shard: number, definition: StoredDefinition, template: T
     lastRunAtMs: lastDueMs === null || lastLatenessMs === null ? null : lastDueMs + lastLatenessMs,
     lastLatenessMs,
     nowOffsetMs: definition.nowOffsetMs,
+    revision: definition.revision,
   };
 }
 

@@ -76,8 +76,14 @@ export class Worker implements Service {
     this.#pump = pump;
     const refreshing = this.#loop('refresh', () => this.#refresh(redis, pump));
     this.#refreshing = refreshing;
-    await this.#firstHeartbeat(redis, pump);
+    try {
+      await this.#firstHeartbeat(redis, pump);
+    } catch (error) {
+      redis.disconnect();
+      throw error;
+    }
     if (this.#stopped !== null) return;
+    await this.#showQueues(redis);
     this.#loops = [
       this.#loop('heartbeat', () => this.#heartbeat(redis, pump)),
       this.#loop('restore_lost_workers', () => this.#restoreLostWorkers(redis)),
@@ -118,13 +124,22 @@ export class Worker implements Service {
       try {
         await requireRedisVersion(redis);
         await this.#heartbeat(redis, pump);
-        await Promise.all(this.config.queues.map(queueBinding).map(({ key, member }) => redis.sadd(key, member)));
         return;
       } catch (error) {
         if (error instanceof RingbeatError && error.code === 'REDIS_TOO_OLD') throw error;
         if (failures === 0) this.#log.warn({ event: 'redis_unreachable', reason: messageOf(error) });
         await Promise.race([sleep(Math.min(50 * 2 ** failures, 1_000)), this.#toldToStopNow]);
       }
+    }
+  }
+
+  /** Enters the queues where Celery's tools look for them. */
+  async #showQueues(redis: Redis): Promise<void> {
+    try {
+      await Promise.all(this.config.queues.map(queueBinding).map(({ key, member }) => redis.sadd(key, member)));
+    } catch (error) {
+      // A Redis that is out of memory refuses it, and needs workers all the more.
+      this.#log.warn({ event: 'queues_not_shown', reason: messageOf(error) });
     }
   }
 

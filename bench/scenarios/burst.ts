@@ -24,6 +24,7 @@ export const burst: Scenario = {
     { figure: 'doubled', atMost: 0 },
     { figure: 'strange', atMost: 0 },
   ],
+  shown: ['once_rate_per_s', 'every_rate_per_s'],
   rate: 'rate_per_s',
   async run(parameters, aof, say) {
     if (parameters.every * 1_000 < leadMs(parameters.schedules)) {

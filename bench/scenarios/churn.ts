@@ -23,6 +23,7 @@ export const churn: Scenario = {
     { figure: 'doubled', atMost: 0 },
     { figure: 'strange', atMost: 0 },
   ],
+  shown: ['quiet_dispatch_p99_ms'],
   rate: 'rate_per_s',
   async run(parameters, aof) {
     const stage = await openStage(aof);

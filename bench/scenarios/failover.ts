@@ -28,6 +28,7 @@ export const failover: Scenario = {
     { figure: 'strange', atMost: 0 },
     { figure: 'misfired', atMost: 0 },
   ],
+  shown: ['kill_outside_max_ms', 'suspend_outside_max_ms', 'accounted'],
   rate: 'rate_per_s',
   async run(parameters, aof, say) {
     const stage = await openStage(aof);

@@ -41,6 +41,7 @@ export const limit: Scenario = {
   doc: 'raw pipelined LPUSH of the bytes that beat nodes dispatch: what one Redis can take',
   defaults: { schedules: 150_000, every: 10, seconds: 0, nodes: 1 },
   targets: [],
+  shown: ['rate_per_s', 'batched_rate_per_s', 'message_bytes'],
   rate: 'rate_per_s',
   async run({ schedules }, aof) {
     const limit = await takeLimit(schedules, aof);

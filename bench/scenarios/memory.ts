@@ -21,6 +21,7 @@ export const memory: Scenario = {
     { figure: 'node_few_mib', atMost: 140 },
     { figure: 'node_many_mib', atMost: 140 },
   ],
+  shown: ['schedule_keys_bytes'],
   rate: 'rate_per_s',
   async run(parameters, aof, say) {
     const plain = await redisBytesPerSchedule(parameters, aof, () => '');

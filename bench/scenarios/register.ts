@@ -9,6 +9,7 @@ export const register: Scenario = {
   doc: 'NDJSON over HTTP into a running system, which dispatches what it has so far',
   defaults: { schedules: 150_000, every: 10, seconds: 0, nodes: 3 },
   targets: [{ figure: 'register_s', atMost: 4 }],
+  shown: ['rate_per_s', 'unchanged_s'],
   rate: 'rate_per_s',
   async run({ schedules, every, nodes: nodeCount }, aof) {
     const stage = await openStage(aof);

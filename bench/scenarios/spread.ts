@@ -16,6 +16,7 @@ export const spread: Scenario = {
     { figure: 'doubled', atMost: 0 },
     { figure: 'early', atMost: 0 },
   ],
+  shown: ['rate_per_s', 'outside_p99_ms', 'outside_p999_ms', 'redis_cpu_cores', 'nodes_cpu_cores'],
   rate: 'rate_per_s',
   async run(parameters, aof, say) {
     const stage = await openStage(aof);

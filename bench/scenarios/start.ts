@@ -14,6 +14,7 @@ export const start: Scenario = {
   doc: 'one node started on a namespace full of schedules: time from the start of its process to its first dispatch',
   defaults: { schedules: 1_000_000, every: 60, seconds: 0, nodes: 1 },
   targets: [{ figure: 'first_dispatch_s', atMost: 1 }],
+  shown: ['ready_s', 'few_first_dispatch_s'],
   rate: 'rate_per_s',
   async run({ schedules, every }, aof, say) {
     const fewSchedules = Math.max(1, Math.round(schedules / FEWER));

@@ -6,9 +6,13 @@ import type { Parameters, Scenario } from '../scenario.ts';
 import { openStage } from '../stage.ts';
 
 const BEARABLE_P99_MS = 10;
+/** What must be dispatched of what falls due. */
+const LEAST_SHARE = 0.99;
 /** The rate goes up and down by this factor; once it is bracketed, the middle is tried as well. */
 const STEP = 1.25;
-/** The search ends after so many attempts, with the best so far. */
+/** One hiccup of the machine does not end the search: a rate is too much when it was so twice. */
+const TRIES = 2;
+/** The search ends after so many rates, with the best so far. */
 const MAX_ATTEMPTS = 9;
 
 export const sustain: Scenario = {
@@ -16,15 +20,18 @@ export const sustain: Scenario = {
   doc: `the most dispatches a second at p99 <= ${BEARABLE_P99_MS} ms, with a consumer that empties the queue; begins at schedules / every`,
   defaults: { schedules: 160_000, every: 2, seconds: 8, nodes: 3 },
   targets: [{ figure: 'rate_per_s', atLeast: 80_000 }],
+  shown: ['dispatch_p99_ms', 'outside_p99_ms'],
   rate: 'rate_per_s',
   async run(parameters, aof, say) {
     const attempt = async (rate: number): Promise<Window | null> => {
-      const window = await dispatchAt(rate, parameters, aof);
-      const isBorne = window.dispatch.p99 <= BEARABLE_P99_MS && window.rate >= rate * 0.99;
-      say(
-        `${Math.round(rate)}/s wanted: ${Math.round(window.rate)}/s at p99 ${window.dispatch.p99} ms${isBorne ? '' : ', too much'}`,
-      );
-      return isBorne ? window : null;
+      for (let left = TRIES; left > 0; left--) {
+        const window = await dispatchAt(rate, parameters, aof);
+        const isBorne = window.dispatch.p99 <= BEARABLE_P99_MS && window.rate >= rate * LEAST_SHARE;
+        const verdict = isBorne ? 'borne' : 'too much';
+        say(`${Math.round(rate)}/s wanted: ${Math.round(window.rate)}/s at p99 ${window.dispatch.p99} ms, ${verdict}`);
+        if (isBorne) return window;
+      }
+      return null;
     };
     const best = await search(parameters.schedules / parameters.every, attempt);
     return best === null ? { figures: { rate_per_s: 0 }, percentiles: {} } : windowMeasurement(best);

@@ -21,6 +21,7 @@ export const worker: Scenario = {
     { figure: 'early_share', atLeast: EARLY_SHARE },
     { figure: 'early_results_share', atLeast: EARLY_SHARE },
   ],
+  shown: ['early_rate_per_s', 'early_results_rate_per_s'],
   rate: 'late_rate_per_s',
   async run({ schedules: messages }, aof, say) {
     const stage = await openStage(aof);

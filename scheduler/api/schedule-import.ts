@@ -146,7 +146,7 @@ class Intake {
 
   async #put(specs: readonly ScheduleSpec[]): Promise<void> {
     for (const outcome of await this.#context.registry.put(specs)) {
-      if (outcome !== 'exists') this.#counts[outcome] += 1;
+      if (outcome !== 'refused') this.#counts[outcome] += 1;
     }
   }
 

@@ -95,17 +95,24 @@ export function scheduleRoutes(context: ScheduleContext): Route[] {
       summary: 'Change some fields of a schedule',
       bodies: { 'application/merge-patch+json': patch, [JSON_BODY]: patch },
       answers: { 200: resource },
-      problems: [400, 404, 413, 415],
+      problems: [400, 404, 409, 413, 415],
       async answer(call) {
         const body = await readObject(call);
         if (body.id !== undefined && body.id !== call.id)
           throw invalid('The patch', [{ path: 'id', message: 'cannot be changed' }]);
-        const [stored] = await registry.get([call.id]);
-        if (stored == null) throw missing(call.id);
-        const merged = mergePatch({ ...stored.spec }, body);
-        if (isTooLarge(merged)) throw new Problem(413, `The patched spec is larger than ${MAX_SPEC_BYTES} bytes.`);
-        await registry.put([check(context, merged)]);
-        return show(context, call.id, 200);
+        for (let attempt = 0; attempt < PATCH_ATTEMPTS; attempt++) {
+          const [stored] = await registry.get([call.id]);
+          if (stored == null) throw missing(call.id);
+          const merged = mergePatch({ ...stored.spec }, body);
+          if (isTooLarge(merged)) throw new Problem(413, `The patched spec is larger than ${MAX_SPEC_BYTES} bytes.`);
+          // Somebody else may change it in between: then the patch belongs on what they left.
+          const outcome = await registry.replace(check(context, merged), stored.revision);
+          if (outcome !== 'refused') return show(context, call.id, 200);
+        }
+        throw new Problem(
+          409,
+          `The schedule "${call.id}" was changed by others ${PATCH_ATTEMPTS} times in a row. Send the patch again.`,
+        );
       },
     }),
     route({
@@ -122,6 +129,9 @@ export function scheduleRoutes(context: ScheduleContext): Route[] {
     }),
   ];
 }
+
+/** How often a patch is put anew on what somebody else changed meanwhile. */
+const PATCH_ATTEMPTS = 5;
 
 export function missing(id: string): Problem {
   return new Problem(404, `There is no schedule "${id}".`);
@@ -141,7 +151,7 @@ async function create(context: ScheduleContext, call: Call<unknown>): Promise<An
   const givenId = call.requestId === null ? randomUUID() : uuidOf(`${context.namespace}:request:${call.requestId}`);
   const spec = check(context, body.id === undefined ? { ...body, id: givenId } : body);
   const outcome = await context.registry.create(spec, call.requestId ?? randomUUID());
-  if (outcome === 'exists')
+  if (outcome === 'refused')
     throw new Problem(409, `There is a schedule "${spec.id}" already. PUT replaces it, PATCH changes it.`);
   return show(context, spec.id, 201);
 }

@@ -34,6 +34,9 @@ export interface ApiOptions {
 /** Percent-encoding triples an id of 200 bytes. */
 const MAX_ID_CHARACTERS = 600;
 
+/** How long requests may take to end once the API is closed; an upload that trickles in might never end, ms. */
+const CLOSE_GRACE_MS = 3_000;
+
 /** The HTTP API, not yet listening. */
 export function createApi(options: ApiOptions): FastifyInstance {
   const { registry, system, redis, namespace, tokens, log } = options;
@@ -55,6 +58,9 @@ export function createApi(options: ApiOptions): FastifyInstance {
   // Every route reads its own body, by rules of its own.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, _payload, done) => done(null));
+  app.addHook('preClose', async () => {
+    setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS).unref();
+  });
   app.setNotFoundHandler((request, reply) => refuse(reply, new Problem(404, `There is nothing at ${request.url}.`)));
   app.setErrorHandler((error, request, reply) => {
     const problem = problemOf(error);

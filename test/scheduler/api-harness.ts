@@ -76,7 +76,12 @@ export interface Reply {
 }
 
 /** One request, its path sent as it is: `fetch` would resolve `..`. */
-export function call(api: TestApi, method: string, path: string, options: CallOptions = {}): Promise<Reply> {
+export function call(
+  api: Pick<TestApi, 'port'>,
+  method: string,
+  path: string,
+  options: CallOptions = {},
+): Promise<Reply> {
   const body = options.json === undefined ? options.body : JSON.stringify(options.json);
   const type = options.json === undefined ? options.type : 'application/json';
   const headers = {

@@ -204,6 +204,17 @@ t.test('a slow sender does not wait for a batch to fill', async (t) => {
   t.match(answer, /"created":3/);
 });
 
+t.test('an upload that never ends does not keep the node from closing', async (t) => {
+  const api = await startApi(t);
+  const socket = await openImport(api, ['transfer-encoding: chunked']);
+  socket.write(chunk(`${line('a')}\n`));
+  await until(async () => (await call(api, 'GET', '/v1/schedules/a')).status === 200, 'the first line is stored');
+  const ended = once(socket, 'close');
+  await api.app.close();
+  await ended;
+  t.notOk(api.app.server.listening);
+});
+
 t.test('when Redis goes away in the middle, the answer is a 503 and what was stored stays', async (t) => {
   const api = await startApi(t);
   const socket = await openImport(api, ['transfer-encoding: chunked', 'connection: close']);

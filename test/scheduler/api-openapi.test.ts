@@ -1,7 +1,9 @@
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import t from 'tap';
-import { type CallOptions, call, type Reply, startApi } from './api-harness.ts';
+import { spawnBeat } from '../support/processes.ts';
+import { withRedis } from '../support/redis-server.ts';
+import { type CallOptions, call, type Reply } from './api-harness.ts';
 
 interface Operation {
   readonly responses: Readonly<
@@ -85,7 +87,9 @@ const REQUESTS: readonly (readonly [operation: string, path: string, options: Ca
 const ELSEWHERE = /^(GET \/(healthz|readyz) 503|POST \S+ (409|422))$/;
 
 t.test('every answer keeps to the description, and everything described is answered', async (t) => {
-  const api = await startApi(t);
+  const server = await withRedis(t);
+  const beat = await spawnBeat(t, server.url);
+  const api = { port: Number(new URL(beat.api).port) };
   const document = (await call(api, 'GET', '/openapi.json')).json;
   t.equal(document.openapi, '3.1.0');
   const ajv = new Ajv2020({ strict: false, allErrors: true });

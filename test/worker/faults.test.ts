@@ -153,6 +153,21 @@ t.test('a paused Redis costs nothing but time', async (t) => {
   await allRanOnce(t, redis, ids);
 });
 
+t.test('a worker drains a Redis that is out of memory, and is not taken for dead meanwhile', async (t) => {
+  const { server, redis } = await setUp(t);
+  const ids = Array.from({ length: 200 }, (_, n) => `id-${n}`);
+  for (const id of ids) await send(redis, { id, task: id.endsWith('5') ? 'note-late' : 'note' });
+  await redis.config('SET', 'maxmemory', '1');
+  await startWorker(t, server.url);
+  await allRanOnce(t, redis, ids);
+  t.equal((await redis.keys('celery-task-meta-*')).length, ids.length);
+  const [, before] = await redis.zrange('rb:workers', '0', '-1', 'WITHSCORES');
+  await eventually(async () => {
+    const [, after] = await redis.zrange('rb:workers', '0', '-1', 'WITHSCORES');
+    assert.notEqual(after, before);
+  });
+});
+
 t.test('a flushed Redis leaves the worker working', async (t) => {
   const { server, redis } = await setUp(t);
   await startWorker(t, server.url);

@@ -5,11 +5,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
-import { resultKey } from '../../lua/keys.ts';
+import { queueList, resultKey, shardKeys } from '../../lua/keys.ts';
 import { eventually } from '../support/eventually.ts';
-import { type Spawned, spawnRingbeat, spawnWorker } from '../support/processes.ts';
+import { type Spawned, spawnBeat, spawnRingbeat, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
-import { send, whereabouts } from './messages.ts';
+import { iso, redisNow, send, whereabouts } from './messages.ts';
 
 const TASKS = fileURLToPath(new URL('./sample-tasks.js', import.meta.url));
 
@@ -64,6 +64,28 @@ t.test('a suspended worker whose messages ran elsewhere does not run them again'
   await ranExactly(redis, ['first', 'b', 'c', 'd', 'e', 'f', 'g']);
   await eventually(async () => assert.deepEqual(await whereabouts(redis), NOWHERE));
   await eventually(async () => assert.equal(await redis.zcard('rb:workers'), 2));
+});
+
+t.test('a message with an eta ahead waits in a shard, outliving its worker, and runs when it is due', async (t) => {
+  const { server, redis, start } = await setUp(t);
+  await spawnBeat(t, server.url);
+  const first = await start();
+  const etaMs = (await redisNow(redis)) + 1_500;
+  await send(
+    redis,
+    { id: 'soon', priority: 6, headers: { eta: iso(etaMs) } },
+    { id: 'far', headers: { eta: iso(etaMs + 3_600_000) } },
+  );
+  await eventually(async () => {
+    let parked = 0;
+    for (let shard = 0; shard < 16; shard++) parked += await redis.hlen(shardKeys('rb', shard).parked);
+    assert.equal(parked, 2);
+  });
+  t.same(await whereabouts(redis, 'celery', queueList('celery', 6)), NOWHERE);
+  first.kill('SIGKILL');
+  await start();
+  await ranExactly(redis, ['soon']);
+  t.ok((await redisNow(redis)) >= etaMs, 'not before its time');
 });
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
