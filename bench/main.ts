@@ -18,6 +18,9 @@ interface Options extends Partial<Parameters> {
   readonly out?: string;
 }
 
+/** How many messages each pass of the limit pushes. */
+const LIMIT_MESSAGES = 150_000;
+
 /** Exit codes: 0 done, whether or not every target was met; 1 failed; 2 usage. */
 async function main(): Promise<void> {
   const program = new Command('bench').description(
@@ -71,14 +74,14 @@ function scenarioCommand(scenario: Scenario): Command {
       .addOption(wholeNumber('--nodes <N>', 'beat nodes', 1, 16).default(defaults.nodes))
       .option('--aof', `Redis with its append-only file, settings as of the embedded Redis (default: ${bothWays})`)
       .option('--no-aof', 'Redis without it')
-      .addOption(wholeNumber('--runs <N>', 'runs whose median counts', 1, 100).default(1))
+      .addOption(runsOption())
       .addOption(
         wholeNumber(
           '--limit-messages <N>',
           'messages of the raw LPUSH that the rate is compared with',
           1_000,
           10_000_000,
-        ).default(150_000),
+        ).default(LIMIT_MESSAGES),
       )
       .option(
         '--out <FILE>',
@@ -89,9 +92,18 @@ function scenarioCommand(scenario: Scenario): Command {
 }
 
 function allCommand(): Command {
-  return new Command('all').description('every scenario with its defaults, one after the other').action(async () => {
-    for (const scenario of SCENARIOS) await take(scenario, { runs: 1, limitMessages: 150_000 });
-  });
+  return new Command('all')
+    .description('every scenario with its defaults, one after the other')
+    .addOption(runsOption())
+    .option('--dir <DIR>', 'folder of the result files', 'bench/out')
+    .action(async ({ runs, dir }: { runs: number; dir: string }) => {
+      for (const scenario of SCENARIOS)
+        await take(scenario, { runs, limitMessages: LIMIT_MESSAGES, out: `${dir}/${scenario.name}.json` });
+    });
+}
+
+function runsOption(): Option {
+  return wholeNumber('--runs <N>', 'runs whose median counts', 1, 100).default(1);
 }
 
 function tableCommand(): Command {
@@ -99,9 +111,10 @@ function tableCommand(): Command {
     .description('write the figures of bench/results/*.json into bench/README.md')
     .option('--check', 'only say whether they are up to date')
     .action((options: { check?: boolean }) => {
-      if (!options.check) writeTable();
-      else if (!checkTable())
-        throw new Error('bench/README.md differs from bench/results; run: npm run bench -- table');
+      if (!options.check) return writeTable();
+      if (checkTable()) return;
+      process.stderr.write('bench/README.md differs from bench/results; run: npm run bench -- table\n');
+      process.exitCode = 1;
     });
 }
 

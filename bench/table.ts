@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { describeTarget, formatFigure } from './report.ts';
 import type { Result } from './result.ts';
 import { SCENARIOS } from './scenarios/index.ts';
@@ -23,7 +23,8 @@ export function writeTable(): void {
 /** The committed results, in the order of the scenarios; with AOF before without. */
 function readResults(): Result[] {
   const names = SCENARIOS.map((scenario) => scenario.name);
-  return readdirSync(RESULTS)
+  const files = existsSync(RESULTS) ? readdirSync(RESULTS) : [];
+  return files
     .filter((file) => file.endsWith('.json'))
     .map((file): Result => JSON.parse(readFileSync(new URL(file, RESULTS), 'utf8')))
     .sort((a, b) => names.indexOf(a.scenario) - names.indexOf(b.scenario) || Number(b.aof) - Number(a.aof));
@@ -64,13 +65,16 @@ export function renderTable(results: readonly Result[]): string {
         `${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, Redis ${machine.redis}; ${date.slice(0, 10)}`,
     ),
   );
-  return [
-    '',
-    '| scenario | AOF | figure | value | target | | limit, share of it |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
-    ...rows.map((row) => `| ${row.join(' | ')} |`),
-    '',
-    `Taken on: ${[...places].join(' / ')}.`,
-    '',
-  ].join('\n');
+  const columns = ['scenario', 'AOF', 'figure', 'value', 'target', '', 'limit, share of it'];
+  return ['', ...alignTable(columns, rows), '', `Taken on: ${[...places].join(' / ')}.`, ''].join('\n');
+}
+
+/** A Markdown table with its columns aligned, as the formatter wants it. */
+function alignTable(columns: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = columns.map((name, column) =>
+    Math.max(3, name.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  const line = (cells: readonly string[]) =>
+    `| ${cells.map((cell, column) => cell.padEnd(widths[column]!)).join(' | ')} |`;
+  return [line(columns), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)];
 }

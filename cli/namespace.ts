@@ -9,6 +9,7 @@ import { addOptions, integer, number, optionValues } from '../runtime/options.ts
 import { NAMESPACE_OPTIONS } from '../scheduler/config.ts';
 import { type Namespace, readNamespace, SETTINGS } from '../scheduler/namespace.ts';
 import { namespaceGone } from '../scheduler/registry.ts';
+import { readStats } from '../scheduler/status.ts';
 
 const CONNECTION_OPTIONS = { redis: COMMON_OPTIONS.redis, namespace: COMMON_OPTIONS.namespace };
 
@@ -56,13 +57,16 @@ export function namespaceCommand(): Command {
   );
 
   const remove = addOptions(
-    new Command('delete').description('delete the namespace with all its schedules; messages already in queues stay'),
+    new Command('delete').description(
+      'delete the namespace with all its schedules and parked messages; messages already in queues stay',
+    ),
     CONNECTION_OPTIONS,
   );
   remove.action(() =>
     withNamespace(remove, async (redis, names, namespace) => {
-      const keys = await deleteNamespace(redis, names, namespace.name, namespace.epoch);
-      process.stdout.write(`deleted namespace ${namespace.name} (${keys} keys)\n`);
+      const { schedules, parked } = await readStats(redis, namespace, Date.now());
+      await deleteNamespace(redis, names, namespace.name, namespace.epoch);
+      process.stdout.write(`deleted namespace ${namespace.name}: ${schedules} schedules, ${parked} parked messages\n`);
     }),
   );
   return new Command('namespace')

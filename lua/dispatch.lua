@@ -368,13 +368,14 @@ local heads_of_extra = {} -- first key of a shard -> when its first extra is to 
 for first_key = 2, #KEYS, KEYS_PER_SHARD do
   local due, extra = KEYS[first_key], KEYS[first_key + 5]
   local heads, tags = {}, {}
-  if entries_left > 0 and (grace == 0 or head_of(due) <= now - grace) then
-    heads = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. now + 1, 'WITHSCORES', 'LIMIT', 0, entries_left)
-  end
   local head_of_extra = head_of(extra)
   heads_of_extra[first_key] = head_of_extra
-  if entries_left > #heads / 2 and head_of_extra <= now - grace then
-    tags = redis.call('ZRANGEBYSCORE', extra, '-inf', now, 'LIMIT', 0, entries_left - #heads / 2)
+  if entries_left > 0 and head_of_extra <= now - grace then
+    -- A share of the call, so that neither parked messages nor schedules wait for all of the others.
+    tags = redis.call('ZRANGEBYSCORE', extra, '-inf', now, 'LIMIT', 0, ceil(entries_left / 4))
+  end
+  if entries_left > #tags and (grace == 0 or head_of(due) <= now - grace) then
+    heads = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. now + 1, 'WITHSCORES', 'LIMIT', 0, entries_left - #tags)
   end
   if #heads > 0 or #tags > 0 then plans[#plans + 1] = plan_shard(first_key, heads, tags) end
 end

@@ -11,6 +11,8 @@ export interface FindLostRequest {
   readonly visibilityMs: number;
   /** 1 to 1,000 of each. */
   readonly limit: number;
+  /** Redis time as the caller expects it, ms: when it is something else, the clock has just stepped and nobody is judged. */
+  readonly expectedNowMs: number;
 }
 
 export interface Lost {
@@ -26,7 +28,7 @@ export async function findLost(redis: Redis, namespace: string, request: FindLos
   const reply = await script.run(
     redis,
     [namespaceKeys(namespace).workers, KOMBU.unackedIndex],
-    [request.leaseMs, request.visibilityMs, request.limit],
+    [request.leaseMs, request.visibilityMs, request.limit, Math.round(request.expectedNowMs)],
   );
   const [nowMs, workers, pairs] = listReply(script, reply);
   const messages: { tag: string; score: string }[] = [];

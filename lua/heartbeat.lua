@@ -20,6 +20,8 @@ local lease, expected_now, wake_channel = tonumber(ARGV[4]), tonumber(ARGV[5]), 
 if redis.call('HGET', meta, 'epoch') ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
 
 local now = redis_now()
+-- Redis refuses a script that grows memory only at its first write, and who serves a full Redis must still be known.
+redis.call('HDEL', node_info, '')
 local changed = redis.call('ZADD', nodes, now, node) == 1
 redis.call('HSET', node_info, node, info)
 if math.abs(now - expected_now) <= 1000 then

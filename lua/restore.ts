@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis';
 import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
 import { findLost } from './find-lost.ts';
-import { KOMBU, queueList, workerKeys } from './keys.ts';
+import { KOMBU, queueList, shardKeys, workerKeys } from './keys.ts';
 import { holderKeys, WORKER_DEAD_LETTERS } from './reserve.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
 
@@ -22,13 +22,20 @@ export interface Restored {
 
 /**
  * Gives back what dead workers of the namespace hold, and forgets those workers. Any process may call it, any number
- * at once. Call it only when Redis's clock has been seen steady for WORKER_LEASE_MS (`RedisClock.steadyFor`).
+ * at once. Call it only when Redis's clock has been seen steady for WORKER_LEASE_MS (`RedisClock.steadyFor`), with the
+ * time it should show: when it has just stepped, nobody is judged.
  */
 export async function restoreLostWorkers(
   redis: Redis,
   namespace: string,
+  expectedNowMs: number,
 ): Promise<Restored & { readonly workers: readonly string[] }> {
-  const { workers } = await findLost(redis, namespace, { leaseMs: WORKER_LEASE_MS, visibilityMs: 0, limit: 10 });
+  const { workers } = await findLost(redis, namespace, {
+    leaseMs: WORKER_LEASE_MS,
+    visibilityMs: 0,
+    limit: 10,
+    expectedNowMs,
+  });
   let restored = 0;
   let deadLetters = 0;
   for (const workerId of workers) {
@@ -36,6 +43,7 @@ export async function restoreLostWorkers(
     restored += outcome.restored;
     deadLetters += outcome.deadLetters;
   }
+  if (restored > 0) await redis.hincrby(shardKeys(namespace, 0).counts, 'recovered', restored);
   return { workers, restored, deadLetters };
 }
 
@@ -53,11 +61,17 @@ export async function restoreInvisible(
   namespace: string,
   workerId: string,
   visibilityMs: number,
+  expectedNowMs: () => number,
 ): Promise<Restored> {
   let restored = 0;
   let deadLetters = 0;
   for (let page = 0; page < 10; page++) {
-    const { messages } = await findLost(redis, namespace, { leaseMs: 0, visibilityMs, limit: PAGE });
+    const { messages } = await findLost(redis, namespace, {
+      leaseMs: 0,
+      visibilityMs,
+      limit: PAGE,
+      expectedNowMs: expectedNowMs(),
+    });
     if (messages.length === 0) break;
     const held = await readHeld(
       redis,

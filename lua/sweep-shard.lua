@@ -28,13 +28,16 @@ if redis.call('HGET', meta, 'epoch') ~= epoch then return redis.error_reply('NAM
 local now = redis_now()
 local histogram = redis.call('GET', lateness)
 local old = redis.call('ZRANGEBYSCORE', completed, '-inf', now - keep_completed, 'LIMIT', 0, limit)
+local stored = #old > 0 and redis.call('HMGET', definitions, unpack(old))
+local scores = #old > 0 and redis.call('ZMSCORE', due_set, unpack(old))
+
+-- Removing comes first: Redis allows it when memory is full, and with it the rest of the script, which frees some.
 if histogram then
-  redis.call('XADD', history, 'MAXLEN', keep_history, '*', 'at', string.format('%.0f', now), 'lateness', histogram)
   redis.call('DEL', lateness)
+  redis.call('XADD', history, 'MAXLEN', keep_history, '*', 'at', string.format('%.0f', now), 'lateness', histogram)
 end
 if #old > 0 then
-  local stored = redis.call('HMGET', definitions, unpack(old))
-  local scores = redis.call('ZMSCORE', due_set, unpack(old))
+  redis.call('ZREM', completed, unpack(old))
   for i, id in ipairs(old) do
     local number = stored[i] and not scores[i] and string.match(stored[i], '^([^\31]*)')
     if number and redis.call('HINCRBY', template_uses, number, -1) <= 0 then
@@ -45,6 +48,5 @@ if #old > 0 then
       redis.call('HDEL', last, id)
     end
   end
-  redis.call('ZREM', completed, unpack(old))
 end
 return #old

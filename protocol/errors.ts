@@ -16,6 +16,8 @@ const ERRORS = {
   NO_REDIS_SERVER:
     'redis-server was not found on PATH. Install it (Debian: apt-get install redis-server; macOS: brew install redis).',
   REDIS_NOT_STARTED: 'redis-server did not start within {seconds} s: {reason}.',
+  REDIS_UNREACHABLE:
+    'Redis at {url} does not answer: {reason}. Start it, or give the URL of one that runs with --redis.',
   REDIS_TOO_OLD: 'Redis {version} is too old: Ringbeat needs Redis 6.2 or newer.',
   PORT_TAKEN: 'Cannot listen on {host}:{port}: {reason}. Choose another with --api-port.',
   INSECURE_API:

@@ -105,8 +105,15 @@ export function addOptions(command: Command, table: OptionTable): Command {
   for (const [key, spec] of Object.entries(table)) {
     const short = spec.short === undefined ? '' : `${spec.short}, `;
     const value = spec.placeholder === null ? '' : ` <${spec.placeholder}>`;
-    const option = new Option(`${short}--${optionName(key)}${value}`, spec.doc).env(variableName(key));
-    if (!option.negate) option.default(spec.default);
+    const option = new Option(`${short}--${optionName(key)}${value}`, spec.doc);
+    if (spec.placeholder === null) {
+      // Commander takes a switch for given whenever its variable exists, whatever it says.
+      const isOn = spec.parse(process.env[variableName(key)] ?? '', false);
+      option.default(option.negate ? !isOn : isOn, isOn ? 'on' : 'off');
+      option.description = `${spec.doc} (env: ${variableName(key)})`;
+    } else {
+      option.env(variableName(key)).default(spec.default);
+    }
     if (spec.placeholder !== null) option.argParser((text, previous) => spec.parse(text, previous));
     command.addOption(option);
   }

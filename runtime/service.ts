@@ -19,7 +19,7 @@ export class Loop implements Service {
   #immediate: NodeJS.Immediate | null = null;
   #wakeAtMs = Infinity;
   #running: Promise<void> | null = null;
-  #wanted = false;
+  #wantedInMs = Infinity;
   #stopped = true;
   #failures = 0;
 
@@ -45,7 +45,7 @@ export class Loop implements Service {
     if (this.#stopped) return;
     if (this.#running !== null) {
       // The running step may have looked before whatever woke us happened: look again when it is done.
-      this.#wanted = true;
+      this.#wantedInMs = Math.min(this.#wantedInMs, inMs);
       return;
     }
     const atMs = performance.now() + inMs;
@@ -83,9 +83,9 @@ export class Loop implements Service {
       )
       .then((againInMs) => {
         this.#running = null;
-        const wanted = this.#wanted;
-        this.#wanted = false;
-        this.wake(wanted && this.#failures === 0 ? 0 : againInMs);
+        const wantedInMs = this.#failures === 0 ? this.#wantedInMs : Infinity;
+        this.#wantedInMs = Infinity;
+        this.wake(Math.min(wantedInMs, againInMs));
       });
   }
 }

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { FastifyInstance } from 'fastify';
-import { connect } from '../lua/connection.ts';
+import { connect, withoutPassword } from '../lua/connection.ts';
 import type { DispatchReply } from '../lua/dispatch.ts';
 import { namespaceKeys, shardKeys } from '../lua/keys.ts';
 import { realign } from '../lua/realign.ts';
+import { requireRedisVersion } from '../lua/redis-version.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
 import { RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
@@ -47,15 +48,25 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const startedAtMs = Date.now();
   let draining = false;
 
-  const joined = await joinNamespace(redis, names, config.namespace, {
-    shards: config.shards,
-    queueCap: config.queueCap,
-    misfireThresholdMs: Math.round(config.misfireThreshold * 1_000),
-    keepCompletedMs: Math.round(config.keepCompleted * 1_000),
-  }).catch((error: unknown) => {
+  const joined = await join().catch((error: unknown) => {
     for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
-    throw error;
+    if (error instanceof RingbeatError) throw error;
+    throw new RingbeatError(
+      'REDIS_UNREACHABLE',
+      { url: withoutPassword(config.redis), reason: messageOf(error) },
+      { cause: error },
+    );
   });
+
+  async function join(): Promise<Namespace> {
+    await requireRedisVersion(redis);
+    return joinNamespace(redis, names, config.namespace, {
+      shards: config.shards,
+      queueCap: config.queueCap,
+      misfireThresholdMs: Math.round(config.misfireThreshold * 1_000),
+      keepCompletedMs: Math.round(config.keepCompleted * 1_000),
+    });
+  }
 
   const membership = new Membership({
     redis,
@@ -109,7 +120,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     if (jumpMs < 0) realignShards();
   }
 
-  /** No interval schedule may wait longer than its interval for a clock that stepped back. */
+  /** Interval schedules that wait longer than their interval, and need not, go back to their grid. */
   function realignShards(): void {
     const current = namespace();
     if (current === null) return;
@@ -189,8 +200,14 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   return {
     id,
     async start() {
+      // The port first: a node that cannot have it must not be in the ring.
+      if (api !== null) {
+        await listen(api, config, log).catch((error: unknown) => {
+          for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
+          throw error;
+        });
+      }
       for (const service of services) await service.start();
-      if (api !== null) await listen(api, config, log);
       log.info({
         event: 'beat_started',
         node: id,

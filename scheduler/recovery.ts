@@ -38,7 +38,7 @@ export class Recovery implements Service {
   async #recover(): Promise<number> {
     const { redis, namespace, clock, log, onRecovered } = this.#options;
     if (!clock.steadyFor(WORKER_LEASE_MS)) return EVERY_MS;
-    const { workers, restored, deadLetters } = await restoreLostWorkers(redis, namespace);
+    const { workers, restored, deadLetters } = await restoreLostWorkers(redis, namespace, clock.nowMs());
     if (workers.length > 0) log.warn({ event: 'lost_workers_recovered', workers, restored, dead_letters: deadLetters });
     onRecovered(restored);
     return EVERY_MS;

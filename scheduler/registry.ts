@@ -51,6 +51,7 @@ export class Registry {
   readonly #templates = new Map<string, string>();
   readonly #decoded = new Map<string, Template>();
   readonly #bound = new Set<string>();
+  #boundEpoch = '';
 
   constructor(options: RegistryOptions) {
     this.#options = options;
@@ -214,6 +215,9 @@ export class Registry {
 
   /** Makes Celery's tools see the queues, as kombu does once per connection. */
   async #bind(queues: readonly string[]): Promise<void> {
+    const { epoch } = this.#options.namespace();
+    if (epoch !== this.#boundEpoch) this.#bound.clear();
+    this.#boundEpoch = epoch;
     const fresh = [...new Set(queues)].filter((queue) => !this.#bound.has(queue));
     if (fresh.length === 0) return;
     const pipeline = this.#options.redis.pipeline();

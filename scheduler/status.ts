@@ -101,7 +101,7 @@ export async function readQueues(redis: Redis, namespace: Namespace): Promise<Qu
 
 export async function readStats(redis: Redis, { name, shards }: Namespace, nowMs: number): Promise<SystemStats> {
   const all = Array.from({ length: shards }, (_, shard) => shardKeys(name, shard));
-  const lateness = await readLateness(redis, all, nowMs - RATE_WINDOW_MS);
+  const lateness = await readLateness(redis, all, nowMs - RATE_WINDOW_MS, nowMs);
   const totals = {
     schedules: 0,
     enabled: 0,
@@ -135,7 +135,7 @@ export async function readStats(redis: Redis, { name, shards }: Namespace, nowMs
   const percentile = (share: number) => (lateness.count === 0 ? null : lateness.percentile(share));
   return {
     ...totals,
-    rate: lateness.count / (RATE_WINDOW_MS / 1_000),
+    rate: lateness.sweptCount / (RATE_WINDOW_MS / 1_000),
     lateness: { p50: percentile(0.5), p99: percentile(0.99), p999: percentile(0.999), max: percentile(1) },
   };
 }

@@ -28,6 +28,9 @@ const POLL_MAX_MS = 20;
 /** Most messages with a future eta that are held while no beat node can park them; then no more are taken. */
 const MAX_HELD = 10_000;
 
+/** Functions are entered for about this long, ms, before the event loop gets to hear of anything else. */
+const SLICE_MS = 10;
+
 /** After this long without word from Redis, ms, others may have taken us for dead: look before running anything. */
 const DOUBT_MS = 8_000;
 
@@ -61,6 +64,8 @@ export class Pump {
   readonly #known = new Map<string, Delivery | null>();
   readonly #waiting: Delivery[] = [];
   readonly #etaAhead: Delivery[] = [];
+  /** May be run, in slots that are already taken for them. */
+  readonly #ready: Delivery[] = [];
   readonly #held = new EtaHeap();
   #queues: readonly string[];
   #acknowledging = 0;
@@ -139,21 +144,25 @@ export class Pump {
     for (const lane of Object.values(this.#lanes)) lane.close();
   }
 
-  /** Told by every heartbeat: Redis was heard of, and the namespace has so many shards (0: no beat node lives). */
-  heard(shards: number): void {
+  /**
+   * Told by every heartbeat: Redis was heard of, and the namespace has so many shards (0: no beat node lives). Answers
+   * whether it was the first for so long that others may have taken what we hold: then `refresh` it.
+   */
+  heard(shards: number): boolean {
+    const isInDoubt = this.#isInDoubt;
     this.#shards = shards;
-    // After a longer silence only a look at what we still hold makes it safe to go on: see `#verify`.
-    if (!this.#isInDoubt) this.#verifiedAtMs = monotonicMs();
+    if (!isInDoubt) this.#verifiedAtMs = monotonicMs();
     this.#schedule();
+    return isInDoubt;
   }
 
-  /** Tags of everything that this worker holds in unacked. */
-  heldTags(): string[] {
-    return [...this.#known.keys()];
+  /** Says that we still hold what we hold, so that nobody takes it for lost, and forgets what we do not. */
+  async refresh(): Promise<void> {
+    this.#forget(await this.#lostOf([...this.#known.keys()]));
   }
 
   /** These tags are no longer ours: their messages are not to be started. */
-  lost(tags: readonly string[]): void {
+  #forget(tags: readonly string[]): void {
     for (const tag of tags) {
       const delivery = this.#known.get(tag);
       if (delivery) delivery.isLost = true;
@@ -182,6 +191,7 @@ export class Pump {
   }
 
   #pump(): void {
+    this.#runReady();
     this.#settler.flush();
     if (!this.#isStopping) {
       this.#releaseHeld();
@@ -369,7 +379,8 @@ export class Pump {
     this.#waiting.splice(0, taken);
     this.#running += late.length;
     if (batch.length > 0) this.#acknowledge(batch);
-    for (const delivery of late) this.#run(delivery, nowMs);
+    this.#ready.push(...late);
+    this.#runReady();
   }
 
   #acknowledge(batch: readonly Delivery[]): void {
@@ -396,9 +407,10 @@ export class Pump {
         }
         const started = batch.filter((_, index) => !refused.has(index));
         this.#running += started.length;
+        this.#ready.push(...started);
         // Before these run, so that Redis works meanwhile.
         if (!this.#isStopping) this.#startWaiting();
-        for (const delivery of started) this.#run(delivery, nowMs);
+        this.#runReady();
         this.#schedule();
       },
     );
@@ -407,32 +419,52 @@ export class Pump {
   /** Asks Redis which of the waiting messages are still ours: after a long silence others may have restored them. */
   #verify(): void {
     if (this.#lanes.verify.isBusy) return;
-    const { redis, config, workerId, metrics } = this.#options;
-    const tags = this.#waiting.slice(0, 2 * MAX_BATCH).map((delivery) => delivery.tag);
-    const isAll = tags.length === this.#waiting.length;
+    const tags = this.#waiting.map((delivery) => delivery.tag);
     this.#lanes.verify.send(
-      () => refresh(redis, config.namespace, workerId, tags),
-      ({ lost }) => {
-        const gone = tags.filter((_, index) => lost.has(index));
-        this.lost(gone);
-        metrics.counts.refused += gone.length;
-        if (gone.length > 0)
-          this.#log.warn({ event: 'messages_lost', messages: gone.length, reason: 'this worker was taken for dead' });
-        const kept = this.#waiting.filter((delivery) => !delivery.isLost);
-        this.#waiting.splice(0, this.#waiting.length, ...kept);
-        if (isAll || kept.length <= 2 * MAX_BATCH) this.#verifiedAtMs = monotonicMs();
+      () => this.#lostOf(tags),
+      (lost) => {
+        this.#forget(lost);
+        this.#options.metrics.counts.refused += lost.length;
+        if (lost.length > 0) {
+          this.#log.warn({ event: 'messages_lost', messages: lost.length, reason: 'this worker was taken for dead' });
+        }
+        this.#verifiedAtMs = monotonicMs();
         this.#schedule();
       },
     );
   }
 
+  async #lostOf(tags: readonly string[]): Promise<string[]> {
+    const { redis, config, workerId } = this.#options;
+    const gone: string[] = [];
+    for (let from = 0; from < tags.length; from += MAX_BATCH) {
+      const page = tags.slice(from, from + MAX_BATCH);
+      const { lost } = await refresh(redis, config.namespace, workerId, page);
+      gone.push(...page.filter((_, index) => lost.has(index)));
+    }
+    return gone;
+  }
+
   // Run and settle
 
-  /** Enters the task function, in a slot that is already taken for it. */
-  #run(delivery: Delivery, nowMs: number): void {
+  #runReady(): void {
+    if (this.#ready.length === 0) return;
+    const untilMs = monotonicMs() + SLICE_MS;
+    let entered = 0;
+    for (const delivery of this.#ready) {
+      entered += 1;
+      this.#run(delivery);
+      if (monotonicMs() >= untilMs) break;
+    }
+    this.#ready.splice(0, entered);
+    if (this.#ready.length > 0) this.#schedule();
+  }
+
+  /** Enters the task function. */
+  #run(delivery: Delivery): void {
     const { clock, metrics, surroundings } = this.#options;
     const { schedule, expiresMs } = delivery.message;
-    if (expiresMs !== null && nowMs > expiresMs) {
+    if (expiresMs !== null && clock.nowMs() > expiresMs) {
       this.#running -= 1;
       this.#ended(delivery, { state: 'revoked', reason: 'expired' }, !delivery.isLate);
       return;

@@ -5,7 +5,6 @@ import { tasks } from '../client/task.ts';
 import { connect } from '../lua/connection.ts';
 import { queueBinding } from '../lua/keys.ts';
 import { requireRedisVersion } from '../lua/redis-version.ts';
-import { refresh } from '../lua/refresh.ts';
 import { restoreInvisible, restoreLostWorkers, restoreOwn, WORKER_LEASE_MS } from '../lua/restore.ts';
 import { workerHeartbeat } from '../lua/worker-heartbeat.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
@@ -26,9 +25,6 @@ const INVISIBLE_MS = 10_000;
 
 /** Scores are refreshed this many times within a visibility timeout, so that two refreshes may be lost. */
 const REFRESHES = 3;
-
-/** Tags per refresh call. */
-const REFRESH_PAGE = 500;
 
 /** How long a shutdown waits for Redis before it leaves the rest to the others, ms. */
 const GIVE_BACK_MS = 5_000;
@@ -74,7 +70,7 @@ export class Worker implements Service {
       log: this.#log,
     });
     this.#pump = pump;
-    const refreshing = this.#loop('refresh', () => this.#refresh(redis, pump));
+    const refreshing = this.#loop('refresh', () => this.#refresh(pump));
     this.#refreshing = refreshing;
     try {
       await this.#firstHeartbeat(redis, pump);
@@ -165,13 +161,17 @@ export class Worker implements Service {
     const sentAtMs = monotonicMs();
     const { nowMs, beats, shards } = await workerHeartbeat(redis, this.config.namespace, this.#workerId);
     this.#clock.observe(nowMs, sentAtMs);
-    pump.heard(beats > 0 ? shards : 0);
+    if (pump.heard(beats > 0 ? shards : 0)) this.#refreshing?.wake();
     return HEARTBEAT_MS;
   }
 
   async #restoreLostWorkers(redis: Redis): Promise<number> {
     if (!this.#clock.steadyFor(WORKER_LEASE_MS)) return LOST_WORKERS_MS;
-    const { workers, restored, deadLetters } = await restoreLostWorkers(redis, this.config.namespace);
+    const { workers, restored, deadLetters } = await restoreLostWorkers(
+      redis,
+      this.config.namespace,
+      this.#clock.nowMs(),
+    );
     if (workers.length > 0) this.#log.warn({ event: 'workers_lost', workers, restored, deadLetters });
     return LOST_WORKERS_MS;
   }
@@ -180,18 +180,15 @@ export class Worker implements Service {
     const { namespace, visibilityMs } = this.config;
     const everyMs = Math.min(INVISIBLE_MS, visibilityMs);
     if (!this.#clock.steadyFor(Math.min(visibilityMs, WORKER_LEASE_MS))) return Math.min(everyMs, 1_000);
-    const { restored, deadLetters } = await restoreInvisible(redis, namespace, this.#workerId, visibilityMs);
+    const { restored, deadLetters } = await restoreInvisible(redis, namespace, this.#workerId, visibilityMs, () =>
+      this.#clock.nowMs(),
+    );
     if (restored + deadLetters > 0) this.#log.warn({ event: 'messages_restored', restored, deadLetters });
     return everyMs;
   }
 
-  async #refresh(redis: Redis, pump: Pump): Promise<number> {
-    const tags = pump.heldTags();
-    for (let from = 0; from < tags.length; from += REFRESH_PAGE) {
-      const page = tags.slice(from, from + REFRESH_PAGE);
-      const { lost } = await refresh(redis, this.config.namespace, this.#workerId, page);
-      pump.lost(page.filter((_, index) => lost.has(index)));
-    }
+  async #refresh(pump: Pump): Promise<number> {
+    await pump.refresh();
     return this.config.visibilityMs / REFRESHES;
   }
 

@@ -1,10 +1,12 @@
-import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import type { Result } from '../../bench/result.ts';
 import { SCENARIOS } from '../../bench/scenarios/index.ts';
+import { until } from '../support/eventually.ts';
 
 const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
 
@@ -67,8 +69,51 @@ t.test('an option out of range is a usage error', { buffered: true }, async (t) 
   t.equal((await run(t, ['spread', '--nodes', '0'])).code, 2);
 });
 
-function run(t: Test, args: readonly string[]): Promise<{ code: number | null; output: string }> {
-  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+t.test('interrupted under load it leaves no process behind', { buffered: true }, async (t) => {
+  const mark = `BENCH_TEST=${randomUUID()}`;
+  const bench = start(
+    t,
+    ['spread', '--schedules', '500', '--every', '1', '--nodes', '2', '--out', join(t.testdir(), 'result.json')],
+    mark,
+  );
+  await until(() => bench.output().includes('registered 500'), 'it registers its load');
+  t.ok(processesMarked(mark).length >= 5, 'bench, Redis, two nodes and a consumer are there');
+  bench.child.kill('SIGINT');
+  t.equal(await bench.exited, 1);
+  await until(() => processesMarked(mark).length === 0, 'every process is gone');
+});
+
+/** Processes of this machine that inherited this variable. */
+function processesMarked(mark: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      return readFileSync(`/proc/${pid}/environ`, 'latin1').includes(mark);
+    } catch {
+      // It ended between our two looks, or is somebody else's.
+      return false;
+    }
+  });
+}
+
+async function run(t: Test, args: readonly string[]): Promise<{ code: number | null; output: string }> {
+  const bench = start(t, args);
+  const code = await bench.exited;
+  return { code, output: bench.output() };
+}
+
+interface RunningBench {
+  readonly child: ChildProcess;
+  /** All that it has printed so far. */
+  output(): string;
+  readonly exited: Promise<number | null>;
+}
+
+/** `variable` is `NAME=value`, added to its environment. */
+function start(t: Test, args: readonly string[], variable = ''): RunningBench {
+  const [name = '', value = ''] = variable.split('=');
+  const env = name === '' ? process.env : { ...process.env, [name]: value };
+  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env });
   t.teardown(() => child.kill('SIGTERM'));
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -76,5 +121,5 @@ function run(t: Test, args: readonly string[]): Promise<{ code: number | null; o
       output += text;
     });
   }
-  return new Promise((resolve) => child.once('close', (code) => resolve({ code, output })));
+  return { child, output: () => output, exited: new Promise((resolve) => child.once('close', resolve)) };
 }

@@ -22,7 +22,7 @@ t.test('every target of a result is a row, with whether it was met', async (t) =
     limit: { per_s: 300_000, batched_per_s: 400_000, message_bytes: 900, ratio: 0.05 },
     runs: [],
   };
-  const table = renderTable([result]);
+  const table = renderTable([result]).replace(/ +/g, ' ');
   t.match(table, '| spread | on | `dispatch_p99_ms` | 3 ms | <= 5 ms | met | 300,000/s, 5 % |');
   t.match(table, '| spread | on | `lost` | 1 | <= 0 | **missed** |');
   t.match(table, 'Any CPU, 2 cores, Node 20.0.0, Redis 7.0.0; 2026-11-21');

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
+import { deleteSchedules } from '../../lua/delete-schedules.ts';
 import { queueList } from '../../lua/keys.ts';
-import { type ScheduleParts, storeFactory } from './store.ts';
+import { EPOCH, type ScheduleParts, storeFactory } from './store.ts';
 
 const SAMPLES = new URL('../../../test/fixtures/celery-samples/', import.meta.url);
 const open = await storeFactory(t);
@@ -156,12 +157,7 @@ t.test('priorities go to the lists that kombu serves them from', async (t) => {
       (await store.queue(list)).map(({ schedule, properties }) => `${schedule}=${properties.priority}`),
     ),
   );
-  t.same(listed, [
-    ['p0=0', 'p1=1', 'p2=2', 'none=0'],
-    ['p3=3', 'p4=4', 'p5=5'],
-    ['p6=6', 'p7=7', 'p8=8'],
-    ['p9=9'],
-  ]);
+  t.same(listed, [['p0=0', 'p1=1', 'p2=2', 'none=0'], ['p3=3', 'p4=4', 'p5=5'], ['p6=6', 'p7=7', 'p8=8'], ['p9=9']]);
 });
 
 t.test('task ids look like UUIDs of version 8, tell the due time, and differ from delivery tags', async (t) => {
@@ -183,27 +179,29 @@ t.test('task ids look like UUIDs of version 8, tell the due time, and differ fro
   t.equal(new Set(messages.flatMap(({ id, tag }) => [id, tag])).size, 2 * messages.length);
 });
 
-t.test('a schedule that is deleted and created again, or timed anew, gives other task ids for the same due time', async (t) => {
-  const store = await open();
-  const dueMs = (await store.now()) - 5_000;
-  const run = async () => {
-    await store.redis.zadd(store.keys.due, 'XX', dueMs, 'a');
-    await store.dispatch();
-  };
-  await store.putDue({ id: 'a', dueMs });
-  await run();
-  await run();
-  const { deleteSchedules } = await import('../../lua/delete-schedules.ts');
-  await deleteSchedules(store.redis, store.names, store.keys, 'epoch-1', ['a']);
-  await store.putDue({ id: 'a', dueMs });
-  await run();
-  await store.put({ id: 'a', every: 20_000, phase: dueMs % 20_000 });
-  await run();
-  const ids = (await store.queue()).map(({ id }) => id);
-  t.equal(ids.length, 4);
-  t.equal(ids[0], ids[1], 'the same occurrence keeps its id');
-  t.equal(new Set(ids).size, 3);
-});
+t.test(
+  'a schedule that is deleted and created again, or timed anew, gives other task ids for the same due time',
+  async (t) => {
+    const store = await open();
+    const dueMs = (await store.now()) - 5_000;
+    const run = async () => {
+      await store.redis.zadd(store.keys.due, 'XX', dueMs, 'a');
+      await store.dispatch();
+    };
+    await store.putDue({ id: 'a', dueMs });
+    await run();
+    await run();
+    await deleteSchedules(store.redis, store.names, store.keys, EPOCH, ['a']);
+    await store.putDue({ id: 'a', dueMs });
+    await run();
+    await store.put({ id: 'a', every: 20_000, phase: dueMs % 20_000 });
+    await run();
+    const ids = (await store.queue()).map(({ id }) => id);
+    t.equal(ids.length, 4);
+    t.equal(ids[0], ids[1], 'the same occurrence keeps its id');
+    t.equal(new Set(ids).size, 3);
+  },
+);
 
 t.test('expiry is written as Celery writes it, whatever the date', async (t) => {
   const store = await open();

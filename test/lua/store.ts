@@ -55,9 +55,11 @@ export function entry(parts: ScheduleParts, namespace = 'rb'): PutEntry {
   return { id: parts.id, template: encodeTemplate(template, namespace), ...encodeDefinition(definition) };
 }
 
-function timingOf({ every, phase = 'spread', at = null, in: inMs = null, startMs = null }: ScheduleParts): Timing {
-  if (at === null && inMs === null) return { kind: 'every', everyMs: every ?? 10_000, phase, startMs };
-  return { kind: 'once', atMs: at, inMs, startMs };
+function timingOf(parts: ScheduleParts): Timing {
+  const startMs = parts.startMs ?? null;
+  if (parts.at === undefined && parts.in === undefined)
+    return { kind: 'every', everyMs: parts.every ?? 10_000, phase: parts.phase ?? 'spread', startMs };
+  return { kind: 'once', atMs: parts.at ?? null, inMs: parts.in ?? null, startMs };
 }
 
 /** A message as it lies in a queue. */
@@ -79,7 +81,7 @@ export interface Store {
   readonly names: NamespaceKeys;
   readonly keys: ShardKeys;
   put(...schedules: readonly ScheduleParts[]): Promise<PutOutcome[]>;
-  /** Puts a schedule and moves its next run to this instant, which is on its grid. */
+  /** Puts an interval schedule and moves its next run to this instant, which is on its grid. */
   putDue(parts: ScheduleParts & { readonly dueMs: number }): Promise<void>;
   /** One call for the shard. Runs are never missed, only late, unless the test says so. */
   dispatch(request?: Partial<DispatchRequest>): Promise<DispatchReply>;
@@ -128,10 +130,13 @@ async function openStore(redis: Redis): Promise<Store> {
     names,
     keys,
     put,
-    async putDue({ dueMs, ...parts }) {
-      const every = parts.every ?? 10_000;
-      await put({ phase: dueMs % every, ...parts });
+    async putDue({ dueMs, endMs, ...parts }) {
+      await put({ phase: dueMs % (parts.every ?? 10_000), ...parts });
       assert.equal(await redis.zadd(keys.due, 'XX', 'CH', dueMs, parts.id), 1, `${parts.id} was in due`);
+      if (endMs == null) return;
+      // Had the script been told of an end in the past, the schedule would not be due at all.
+      const fields = (await redis.hget(keys.definitions, parts.id))!.split('\x1f');
+      await redis.hset(keys.definitions, parts.id, fields.with(3, String(endMs)).join('\x1f'));
     },
     dispatch: (request = {}) =>
       dispatch(redis, names, {

@@ -36,7 +36,7 @@ t.test('a dead worker is forgotten and its messages are the next to be taken, fl
   await acknowledge(redis, 'rb', { workerId: 'dead', counter: 1, tags: ['c'] });
   await send(redis, { tag: 'later' });
   await silentFor('dead', WORKER_LEASE_MS + 500);
-  t.same(await restoreLostWorkers(redis, 'rb'), { workers: ['dead'], restored: 2, deadLetters: 0 });
+  t.same(await restoreLostWorkers(redis, 'rb', Date.now()), { workers: ['dead'], restored: 2, deadLetters: 0 });
   t.same(await whereabouts(redis, 'celery', queueList('celery', 6)), { queued: 3, unacked: 0, index: 0, dead: 0 });
   t.same(await redis.keys('rb:*'), []);
   const message = JSON.parse((await redis.rpop('celery')) ?? '');
@@ -49,7 +49,7 @@ t.test('a worker that still sends heartbeats keeps its messages', async (t) => {
   await send(redis, { tag: 'a' });
   await takeAll('alive');
   await workerHeartbeat(redis, 'rb', 'alive');
-  t.same(await restoreLostWorkers(redis, 'rb'), { workers: [], restored: 0, deadLetters: 0 });
+  t.same(await restoreLostWorkers(redis, 'rb', Date.now()), { workers: [], restored: 0, deadLetters: 0 });
   t.equal(await redis.hexists('unacked', 'a'), 1);
 });
 
@@ -57,7 +57,7 @@ t.test('many messages of a dead worker come back page by page', async (t) => {
   for (let n = 0; n < 450; n++) await send(redis, { tag: `t${n}` });
   await takeAll('dead');
   await silentFor('dead', WORKER_LEASE_MS + 500);
-  t.same((await restoreLostWorkers(redis, 'rb')).restored, 450);
+  t.same((await restoreLostWorkers(redis, 'rb', Date.now())).restored, 450);
   t.equal(await redis.llen('celery'), 450);
 });
 
@@ -68,9 +68,9 @@ t.test('several that restore the same worker at once put each message back once'
   const other = redisServer.connect();
   t.teardown(() => other.disconnect());
   await Promise.all([
-    restoreLostWorkers(redis, 'rb'),
-    restoreLostWorkers(other, 'rb'),
-    restoreLostWorkers(redis, 'rb'),
+    restoreLostWorkers(redis, 'rb', Date.now()),
+    restoreLostWorkers(other, 'rb', Date.now()),
+    restoreLostWorkers(redis, 'rb', Date.now()),
   ]);
   t.same(await whereabouts(redis), { queued: 250, unacked: 0, index: 0, dead: 0 });
 });
@@ -81,7 +81,7 @@ t.test('messages older than the visibility timeout come back, whoever took them'
   await redis.hset('unacked', 'celerys', `[${raw}, "", "video"]`);
   await redis.zadd('unacked_index', String(old), 'celerys', String(old + 25), 'young');
   await redis.hset('unacked', 'young', `[${raw}, "", "video"]`);
-  t.same(await restoreInvisible(redis, 'rb', 'w1', 20_000), { restored: 1, deadLetters: 0 });
+  t.same(await restoreInvisible(redis, 'rb', 'w1', 20_000, Date.now), { restored: 1, deadLetters: 0 });
   t.same(await redis.hkeys('unacked'), ['young']);
   t.same(await redis.zrange('unacked_index', '0', '-1'), ['young']);
   t.equal(await redis.lindex(queueList('video', 3), 0), redelivery(`[${raw}, "", "video"]`).envelope);
@@ -96,7 +96,7 @@ t.test('a message of a named exchange goes to the queue that is bound to it', as
   );
   await redis.hset('unacked', 'x', `[${raw}, "media", "img.png"]`);
   await redis.zadd('unacked_index', '1', 'x');
-  await restoreInvisible(redis, 'rb', 'w1', 1_000);
+  await restoreInvisible(redis, 'rb', 'w1', 1_000, Date.now);
   t.equal(await redis.llen('pictures'), 1);
 });
 
@@ -104,7 +104,7 @@ t.test('what cannot be restored is kept as a dead letter', async (t) => {
   await redis.set('taken', 'text');
   await redis.hset('unacked', 'broken', 'garbage', 'no-list', `[${envelope({ queue: 'taken' })}, "", "taken"]`);
   await redis.zadd('unacked_index', '1', 'broken', '1', 'no-list', '1', 'stale');
-  t.same(await restoreInvisible(redis, 'rb', 'w1', 1_000), { restored: 0, deadLetters: 2 });
+  t.same(await restoreInvisible(redis, 'rb', 'w1', 1_000, Date.now), { restored: 0, deadLetters: 2 });
   t.same(await whereabouts(redis), { queued: 0, unacked: 0, index: 0, dead: 2 });
 });
 

@@ -40,6 +40,11 @@ const waiting = (ctx: TaskContext) =>
     ran.push(ctx.id);
     release.set(ctx.id, () => resolve('done'));
   });
+task('compute', (ctx, forMs: number) => {
+  const untilMs = performance.now() + forMs;
+  while (performance.now() < untilMs);
+  ran.push(ctx.id);
+});
 task('wait', waiting);
 task('wait-late', waiting, { acksLate: true });
 let seen: TaskContext | null = null;
@@ -181,6 +186,18 @@ t.test('no more tasks run at once than the concurrency, and no more messages are
     end();
     await recordOf(id);
   }
+  await settled();
+});
+
+t.test('functions that compute for long let the worker see to its other duties in between', async (t) => {
+  await startWorker(t);
+  const before = await redis.zscore('rb:workers', (await redis.zrange('rb:workers', '0', '0'))[0]!);
+  for (let n = 0; n < 60; n++) await send(redis, { task: 'compute', id: `id-${n}`, args: [50] });
+  await until(async () => {
+    const [, after] = await redis.zrange('rb:workers', '0', '0', 'WITHSCORES');
+    return after !== before && ran.length > 0 && ran.length < 60;
+  }, 'a heartbeat comes between them');
+  await until(() => ran.length === 60, 'all ran');
   await settled();
 });
 
