@@ -21,7 +21,9 @@ export function connect(url: string, options: ConnectionOptions): Redis {
     connectionName: options.name,
     commandTimeout: options.commandTimeoutMs ?? 5_000,
     connectTimeout: 5_000,
-    // A half-open connection is noticed by the command timeout; reconnecting is quick, for lateness is what we sell.
+    // A half-open connection answers nothing for ever: leave it once a command has timed out twice over.
+    socketTimeout: 2 * (options.commandTimeoutMs ?? 5_000),
+    // Reconnecting is quick, for lateness is what we sell.
     retryStrategy: (attempt) => Math.min(20 * 2 ** Math.min(attempt, 6), 500),
     maxRetriesPerRequest: null,
     enableReadyCheck: true,

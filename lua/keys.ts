@@ -59,7 +59,7 @@ export interface ShardKeys {
 }
 
 export interface WorkerKeys {
-  /** hash: `batch` counter and tags of the last reserve; `acked` counter and refusals of the last acknowledge. */
+  /** hash: `batch` and `tags` of the last reserve, `acked` and `refused` of the last acknowledge, `settled`: counters that make each repeatable. */
   readonly state: string;
   /** set: delivery tags that this worker holds in `unacked`. */
   readonly reserved: string;

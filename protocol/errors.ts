@@ -19,7 +19,7 @@ const ERRORS = {
   REDIS_UNREACHABLE:
     'Redis at {url} does not answer: {reason}. Start it, or give the URL of one that runs with --redis.',
   REDIS_TOO_OLD: 'Redis {version} is too old: Ringbeat needs Redis 6.2 or newer.',
-  PORT_TAKEN: 'Cannot listen on {host}:{port}: {reason}. Choose another with --api-port.',
+  PORT_TAKEN: 'Cannot listen on {host}:{port}: {reason}. Choose another with {option}.',
   INSECURE_API:
     'Refusing to listen on {host} without a token: anyone who reaches it could change schedules. Give --api-token, or --insecure if that is meant.',
   TASKS_MODULE: 'Cannot load tasks module {file}: {reason}.',

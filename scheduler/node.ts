@@ -237,7 +237,7 @@ async function listen(api: FastifyInstance, config: BeatConfig, log: Log): Promi
   } catch (error) {
     throw new RingbeatError(
       'PORT_TAKEN',
-      { host: config.apiHost, port: config.apiPort, reason: messageOf(error) },
+      { host: config.apiHost, port: config.apiPort, reason: messageOf(error), option: '--api-port' },
       { cause: error },
     );
   }

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { type Lateness, readLateness } from '../../lua/lateness.ts';
+import { readLateness } from '../../lua/lateness.ts';
 import { sweepShard } from '../../lua/sweep-shard.ts';
 import { EPOCH, fieldsOf, type Store, storeFactory } from './store.ts';
 

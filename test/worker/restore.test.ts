@@ -1,6 +1,6 @@
 import t from 'tap';
 import { acknowledge } from '../../lua/acknowledge.ts';
-import { queueList, workerKeys } from '../../lua/keys.ts';
+import { queueList, shardKeys, workerKeys } from '../../lua/keys.ts';
 import { reserve } from '../../lua/reserve.ts';
 import {
   redelivery,
@@ -38,7 +38,8 @@ t.test('a dead worker is forgotten and its messages are the next to be taken, fl
   await silentFor('dead', WORKER_LEASE_MS + 500);
   t.same(await restoreLostWorkers(redis, 'rb', Date.now()), { workers: ['dead'], restored: 2, deadLetters: 0 });
   t.same(await whereabouts(redis, 'celery', queueList('celery', 6)), { queued: 3, unacked: 0, index: 0, dead: 0 });
-  t.same(await redis.keys('rb:*'), []);
+  t.same(await redis.keys('rb:*'), [shardKeys('rb', 0).counts]);
+  t.equal(await redis.hget(shardKeys('rb', 0).counts, 'recovered'), '2');
   const message = JSON.parse((await redis.rpop('celery')) ?? '');
   t.equal(message.properties.delivery_tag, 'a');
   t.equal(message.headers.redelivered, true);
