@@ -33,6 +33,7 @@ local floor, ceil, format, find, match, sub = math.floor, math.ceil, string.form
 if redis.call('HGET', KEYS[1], 'epoch') ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
 
 local now = redis_now()
+local now_text = format('%.0f', now)
 local all_pushes, pushes_by_list, queues = {}, {}, {}
 local entries_left, bytes_left = limit, MAX_BYTES
 local sent, misfired, refused = 0, 0, 0
@@ -83,8 +84,7 @@ end
 
 local function push(pushes, queue, message)
   local n = pushes.n + 1
-  pushes.n = n
-  pushes[n] = message
+  pushes.n, pushes[n] = n, message
   queue.length = queue.length + 1
   bytes_left = bytes_left - #message
   sent = sent + 1
@@ -93,13 +93,9 @@ end
 -- The fraction of a score that tells how late the last run was dispatched (lua/score.ts); four digits tell 2048 steps apart.
 local fractions = {}
 local function fraction_of(lateness)
-  local fraction = fractions[lateness]
-  if fraction == nil then
-    local code = lateness < 2046 and math.max(lateness + 1, 1) or 2047
-    fraction = sub(format('%.4f', code / 2048), 2)
-    fractions[lateness] = fraction
-  end
-  return fraction
+  local code = lateness < 2046 and math.max(lateness + 1, 1) or 2047
+  fractions[lateness] = sub(format('%.4f', code / 2048), 2)
+  return fractions[lateness]
 end
 
 -- 2026-11-21T03:49:26.392000+00:00: six fraction digits, the one form that Celery 5.2 and newer read alike.
@@ -161,14 +157,14 @@ local function append(list, one, other)
   list[n + 1], list[n + 2] = one, other
 end
 
--- A timing's interval or instant, ms; nil, nil when it is neither or paused.
-local intervals = {}
+-- A timing's interval or instant, ms; neither when it is unreadable or paused. Many schedules share one text.
+local intervals, instants = {}, {}
 local function read_timing(timing)
-  local interval = intervals[timing]
-  if interval then return interval end
-  interval = tonumber(match(timing, '^e(%d+):'))
-  intervals[timing] = interval
-  return interval, tonumber(match(timing, '^o(%d+):'))
+  if intervals[timing] == nil then
+    intervals[timing] = tonumber(match(timing, '^e(%d+):')) or false
+    instants[timing] = tonumber(match(timing, '^o(%d+):')) or false
+  end
+  return intervals[timing], instants[timing]
 end
 
 -- A template's fields by name, its pieces joined as far as this call knows what goes between them.
@@ -281,7 +277,7 @@ local function plan_schedule(plan, id, score, definition, templates)
     local last_due, last_lateness = last_run(id, timing, score, plan.last)
     if last_due then append(plan.told, id, format('%.0f:%.0f', last_due, last_lateness)) end
   end
-  local fraction = lateness and fraction_of(lateness) or ''
+  local fraction = lateness and (fractions[lateness] or fraction_of(lateness)) or ''
   if goes_on then
     if next_due ~= next_shown or not lateness then
       next_shown, next_text = lateness and next_due, format('%.0f', next_due) .. fraction
@@ -289,7 +285,7 @@ local function plan_schedule(plan, id, score, definition, templates)
     append(plan.new_due, next_text, id)
   else
     plan.not_due[#plan.not_due + 1] = id
-    if at then append(plan.done, format('%.0f', now) .. fraction, id) end
+    if at then append(plan.done, now_text .. fraction, id) end
   end
   return true
 end
