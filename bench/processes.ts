@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type GuardedChild, spawnGuarded } from '../runtime/guarded-child.ts';
+import { NODE_FLAGS } from '../runtime/node-flags.ts';
 
 const CLI = fileURLToPath(new URL('../cli/main.js', import.meta.url));
 
@@ -37,7 +38,7 @@ export interface CliProcess {
 
 export async function startCli(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<CliProcess> {
   const startedAtMs = performance.now();
-  const child = await spawnGuarded(process.execPath, [CLI, ...args], {
+  const child = await spawnGuarded(process.execPath, [...NODE_FLAGS, CLI, ...args], {
     graceSec: 5,
     stdout: 'ignore',
     stderr: 'pipe',

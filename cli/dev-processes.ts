@@ -5,6 +5,7 @@ import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type GuardedChild, spawnGuarded } from '../runtime/guarded-child.ts';
+import { NODE_FLAGS } from '../runtime/node-flags.ts';
 
 /** What all children of `ringbeat dev` are told alike. */
 export interface Surroundings {
@@ -101,7 +102,7 @@ async function start(
     const port = await where.ports.take((taken) => where.say(`port ${taken} is taken, taking the next one`));
     signal.throwIfAborted();
     const url = `http://${HOST}:${port}`;
-    const child = await spawnGuarded(process.execPath, [CLI, ...argsFor(port), ...commonArgs(where)], {
+    const child = await spawnGuarded(process.execPath, [...NODE_FLAGS, CLI, ...argsFor(port), ...commonArgs(where)], {
       graceSec: STOP_MS / 1_000,
       env: ownEnvironment(),
       stdout: 'ignore',

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
 import { type ChildExit, type GuardedChild, spawnGuarded } from '../../runtime/guarded-child.ts';
+import { NODE_FLAGS } from '../../runtime/node-flags.ts';
 import { until } from './eventually.ts';
 
 /** Our own command line, as compiled beside this file. */
@@ -35,7 +36,7 @@ export interface LogLine {
 
 /** Runs `ringbeat <args>`. */
 export function spawnRingbeat(t: Test, args: readonly string[], options: SpawnOptions = {}): Promise<Spawned> {
-  return spawnProcess(t, process.execPath, [CLI, ...args], options);
+  return spawnProcess(t, process.execPath, [...NODE_FLAGS, CLI, ...args], options);
 }
 
 export interface SpawnedBeat extends Spawned {
