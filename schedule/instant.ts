@@ -1,7 +1,7 @@
 import { DateTime } from 'luxon';
 
 /** A date, a time of day, and `Z` or an offset: without one a time means another instant on every machine. */
-const INSTANT = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*(?:[Zz]|[+-]\d\d:?\d\d)$/;
+const INSTANT = /^\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):\d\d.*(?:[Zz]|[+-](?:[01]\d|2[0-3]):?[0-5]\d)$/;
 
 /** The last ms of the year 9999: later instants have no four-digit year. */
 export const LAST_INSTANT_MS = 253_402_300_799_999;
@@ -12,7 +12,7 @@ export const LAST_INSTANT_MS = 253_402_300_799_999;
  */
 export function parseInstant(text: string): number | null {
   if (!INSTANT.test(text)) return null;
-  const parsed = DateTime.fromISO(text.replace(' ', 'T'), { zone: 'utc' });
+  const parsed = DateTime.fromISO(text, { zone: 'utc' });
   const atMs = parsed.isValid ? parsed.toMillis() : -1;
   return atMs >= 0 && atMs <= LAST_INSTANT_MS ? atMs : null;
 }
