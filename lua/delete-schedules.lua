@@ -1,6 +1,6 @@
 -- delete-schedules: remove schedules of one shard, with everything that is only theirs. What is already in a queue stays there.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    schedule id -> next due time and last lateness
+-- KEYS[2] due_set         zset    schedule id -> next due time and last lateness
 -- KEYS[3] definitions     hash    schedule id -> definition
 -- KEYS[4] templates       hash    number -> template
 -- KEYS[5] template_ids    hash    SHA1 of a template -> its number

@@ -14,9 +14,9 @@
 -- Queue lists are not passed: their names come from templates and parked messages.
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] limit           int     1..1000 entries of `due` and `extra` in this call, over all shards
--- ARGV[3] grace_ms        int     0 for the owner; a helper leaves a shard alone until its head is this much overdue
--- ARGV[4] misfire_ms      int     a schedule whose oldest run is more overdue than this has missed runs
--- ARGV[5] queue_cap       int     most messages in a queue whose schedule does not say otherwise
+-- ARGV[3] grace           int     ms; 0 for the owner; a helper leaves a shard alone until its head is this much overdue
+-- ARGV[4] misfire_after   int     ms; a schedule whose oldest run is more overdue than this has missed runs
+-- ARGV[5] default_cap     int     most messages in a queue whose schedule does not say otherwise
 -- Returns                 [now ms, messages sent, 1 when more is due, next due ms (0: something was due, ask again soon;
 --                         -1: nothing waits), runs misfired, runs refused, then pairs: lateness ms, runs dispatched so late]
 -- Errors                  NAMESPACE_GONE
@@ -368,7 +368,9 @@ for first_key = 2, #KEYS, KEYS_PER_SHARD do
   heads_of_extra[first_key] = head_of_extra
   if entries_left > 0 and head_of_extra <= now - grace then
     -- A share of the call, so that neither parked messages nor schedules wait for all of the others.
-    tags = redis.call('ZRANGEBYSCORE', extra, '-inf', now, 'LIMIT', 0, ceil(entries_left / 4))
+    local share = ceil(entries_left / 4)
+    tags = redis.call('ZRANGEBYSCORE', extra, '-inf', now, 'LIMIT', 0, share)
+    if #tags == share then more = 1 end
   end
   if entries_left > #tags and (grace == 0 or head_of(due) <= now - grace) then
     heads = redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. now + 1, 'WITHSCORES', 'LIMIT', 0, entries_left - #tags)

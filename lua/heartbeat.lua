@@ -5,7 +5,7 @@
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] node            text    node id
 -- ARGV[3] info            text    JSON
--- ARGV[4] lease_ms        int     a node silent for longer is dead
+-- ARGV[4] lease           int     a node silent for longer, ms, is dead
 -- ARGV[5] expected_now    int     what the caller thinks Redis TIME is, ms; 0 when it has not seen Redis steady for a whole
 --                                 lease. Others are judged dead only when that is right: else the clock has just stepped
 -- ARGV[6] wake_channel    text    told `members` when the set of nodes changed

@@ -1,6 +1,6 @@
 -- put-schedules: create or update schedules of one shard.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    schedule id -> next due time and last lateness
+-- KEYS[2] due_set         zset    schedule id -> next due time and last lateness
 -- KEYS[3] definitions     hash    schedule id -> definition
 -- KEYS[4] templates       hash    number -> template
 -- KEYS[5] template_ids    hash    SHA1 of a template -> its number

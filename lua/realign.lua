@@ -1,7 +1,7 @@
 -- realign: after Redis's clock stepped back, bring interval schedules whose due time lies more than one interval ahead
 -- to the first grid point after both now and their last dispatched due time.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    schedule id -> next due time and last lateness
+-- KEYS[2] due_set         zset    schedule id -> next due time and last lateness
 -- KEYS[3] definitions     hash    schedule id -> definition
 -- KEYS[4] last            hash    schedule id -> due:lateness of the last run
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it

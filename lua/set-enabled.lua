@@ -1,6 +1,6 @@
 -- set-enabled: pause or resume schedules of one shard. Times that pass while paused are not missed.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    schedule id -> next due time and last lateness
+-- KEYS[2] due_set         zset    schedule id -> next due time and last lateness
 -- KEYS[3] definitions     hash    schedule id -> definition
 -- KEYS[4] last            hash    schedule id -> due:lateness of the last run
 -- KEYS[5] completed       zset    finished one-shots

@@ -9,9 +9,9 @@
 -- KEYS[7] templates       hash    number -> template
 -- KEYS[8] template_ids    hash    SHA1 of a template -> its number
 -- KEYS[9] template_uses   hash    number -> definitions that use it
--- KEYS[10] due            zset    schedule id -> next due time
+-- KEYS[10] due_set        zset    schedule id -> next due time
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
--- ARGV[2] keep_completed_ms int   how long a completed one-shot is kept
+-- ARGV[2] keep_completed  int     how long a completed one-shot is kept, ms
 -- ARGV[3] keep_history    int     entries of the history
 -- ARGV[4] limit           int     1..500 one-shots removed in this call
 -- Returns                 one-shots removed; call again at once when it equals the limit

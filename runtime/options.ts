@@ -7,6 +7,9 @@ export interface OptionSpec<T> {
   readonly short?: string;
   readonly doc: string;
   readonly default: T;
+  /** Least and greatest value of a number. */
+  readonly min?: number;
+  readonly max?: number;
   /** The typed value of what the user wrote; throws an Error that says what is allowed. */
   parse(text: string, previous: T): T;
 }

@@ -67,7 +67,9 @@ export class Loop implements Service {
 
   #run(): void {
     this.#disarm();
-    this.#running = this.#step()
+    // Not called right here: it counts as running before it may wake its own loop, and may throw at once like any other.
+    this.#running = Promise.resolve()
+      .then(this.#step)
       .then(
         (againInMs) => {
           this.#failures = 0;

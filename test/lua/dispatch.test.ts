@@ -456,18 +456,34 @@ t.test('at the cap a parked message is held', async (t) => {
   t.equal(await store.redis.hget(store.keys.parked, 't1'), 'celery\x1f{}');
 });
 
-t.test('schedules and parked messages share the limit of a call', async (t) => {
-  const store = await open();
-  const now = await store.now();
-  for (let i = 0; i < 3; i++) {
-    await store.putDue({ id: `s${i}`, every: 60_000, dueMs: now - 5 });
-    await store.redis.hset(store.keys.parked, `t${i}`, 'celery\x1f{}');
-    await store.redis.zadd(store.keys.extra, now - 1, `t${i}`);
-  }
-  t.match(await store.dispatch({ limit: 4 }), { sent: 4, isMoreDue: true });
-  t.match(await store.dispatch({ limit: 4 }), { sent: 2, isMoreDue: false });
-  t.equal(await store.redis.llen('celery'), 6);
-});
+t.test(
+  'schedules and parked messages share the limit of a call, and neither waits for all of the others',
+  async (t) => {
+    const store = await open();
+    const now = await store.now();
+    for (let i = 0; i < 8; i++) {
+      await store.putDue({ id: `s${i}`, every: 60_000, dueMs: now - 5 });
+      await store.redis.hset(store.keys.parked, `t${i}`, 'celery\x1f{}');
+      await store.redis.zadd(store.keys.extra, now - 1, `t${i}`);
+    }
+    const first = await store.dispatch({ limit: 4 });
+    t.match(first, { sent: 4, isMoreDue: true });
+    t.equal(
+      first.latenesses.reduce((sum, [, runs]) => sum + runs, 0),
+      3,
+      'three of them schedules',
+    );
+    let { sent } = first;
+    for (let isMoreDue = true; isMoreDue; ) {
+      const reply = await store.dispatch({ limit: 4 });
+      t.ok(reply.sent <= 4);
+      sent += reply.sent;
+      isMoreDue = reply.isMoreDue;
+    }
+    t.equal(sent, 16, 'all, without a pause');
+    t.equal(await store.redis.llen('celery'), 16);
+  },
+);
 
 t.test('in a namespace that is gone, or another of that name, nothing is written', async (t) => {
   const store = await open();

@@ -63,6 +63,30 @@ t.test('deletion of another namespace of that name changes nothing', async (t) =
   t.same(await store.snapshot(), before);
 });
 
+t.test('a deletion that was interrupted is finished by the same call again', async (t) => {
+  const store = await open();
+  await store.put({ id: 'a' });
+  const definitions = await store.redis.hgetall(store.keys.definitions);
+  await deleteNamespace(store.redis, store.names, 'rb', EPOCH);
+  await store.redis.hset(store.keys.definitions, definitions);
+  await deleteNamespace(store.redis, store.names, 'rb', EPOCH);
+  t.same(await store.snapshot(), { [store.names.tombstone]: Buffer.from(EPOCH).toString('hex') });
+  await openNamespace(store.redis, store.names, { epoch: 'second', settings: {} });
+  await t.rejects(deleteNamespace(store.redis, store.names, 'rb', EPOCH), { code: 'NAMESPACE_GONE' });
+});
+
+t.test('a Redis that is full can be emptied', async (t) => {
+  const store = await open();
+  await store.put({ id: 'a' });
+  await store.redis.config('SET', 'maxmemory', '1mb');
+  try {
+    await deleteNamespace(store.redis, store.names, 'rb', EPOCH);
+  } finally {
+    await store.redis.config('SET', 'maxmemory', '0');
+  }
+  t.same(await store.redis.keys('*'), [store.names.tombstone]);
+});
+
 t.test('a name with characters that patterns know deletes only its own keys', async (t) => {
   const { redis } = await open();
   const names = namespaceKeys('a.b');

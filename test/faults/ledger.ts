@@ -1,0 +1,141 @@
+import assert from 'node:assert/strict';
+import type { Redis } from 'ioredis';
+import { shardKeys } from '../../lua/keys.ts';
+import { until } from '../support/eventually.ts';
+import type { SpawnedBeat } from '../support/processes.ts';
+
+/**
+ * The load of these tests: schedules of which each (schedule, due time) must be in the queue exactly once, none missing
+ * from the first to the last. Nobody takes the messages, so that none can be lost on the way to whoever counts them.
+ */
+export const EVERY_MS = 1_000;
+
+/** A schedule counts as having missed runs only when it is so late that the test has failed anyway. */
+export const PATIENT = ['--misfire-threshold', '600'];
+
+/** One request to a node; the answer's JSON. */
+// biome-ignore lint/suspicious/noExplicitAny: a test looks into whatever came.
+export async function ask(beat: SpawnedBeat, path: string, init: RequestInit = {}): Promise<any> {
+  const answer = await fetch(`${beat.api}${path}`, init);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+  return answer.json();
+}
+
+/** What registers or changes one schedule. */
+export async function put(beat: SpawnedBeat, id: string, spec: object): Promise<void> {
+  const headers = { 'content-type': 'application/json' };
+  await ask(beat, `/v1/schedules/${id}`, { method: 'PUT', headers, body: JSON.stringify({ task: 'x', ...spec }) });
+}
+
+/** Registers schedules `s0`, `s1`, … over HTTP, and waits until the first messages are there. */
+export async function startLoad(beat: SpawnedBeat, redis: Redis, schedules: number): Promise<void> {
+  const lines = Array.from({ length: schedules }, (_, i) =>
+    JSON.stringify({ id: `s${i}`, task: 'ledger', args: [i], schedule: { every: EVERY_MS / 1_000 } }),
+  );
+  const counts = await ask(beat, '/v1/schedules', {
+    method: 'POST',
+    headers: { 'content-type': 'application/x-ndjson' },
+    body: `${lines.join('\n')}\n`,
+  });
+  assert.deepEqual(counts, { created: schedules, updated: 0, unchanged: 0, failed: 0, errors: [] });
+  await until(async () => (await redis.llen('celery')) >= schedules, 'every schedule ran once', { deadlineMs: 30_000 });
+}
+
+/** Redis TIME, ms. */
+export async function redisNow(redis: Redis): Promise<number> {
+  const [seconds, micros] = await redis.time();
+  return Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000);
+}
+
+/** Waits until the load went on for so long, by Redis's clock. */
+export async function goesOn(redis: Redis, ms: number): Promise<void> {
+  const untilMs = (await redisNow(redis)) + ms;
+  await until(async () => (await redisNow(redis)) >= untilMs, `${ms} ms pass`, {
+    deadlineMs: ms + 30_000,
+    everyMs: 50,
+  });
+  await caughtUp(redis, untilMs);
+}
+
+/** Waits until nothing that is due before this instant waits any more. */
+export async function caughtUp(redis: Redis, atMs: number, namespace = 'rb'): Promise<void> {
+  const shards = Number(await redis.hget(`${namespace}:meta`, 'shards'));
+  await until(
+    async () => {
+      const heads = await Promise.all(
+        Array.from({ length: shards }, async (_, shard) => {
+          const [, score] = await redis.zrange(shardKeys(namespace, shard).due, '0', '0', 'WITHSCORES');
+          return score === undefined ? Infinity : Number(score);
+        }),
+      );
+      return Math.min(...heads) > atMs;
+    },
+    'everything due is sent',
+    { deadlineMs: 60_000 },
+  );
+}
+
+export interface Account {
+  /** Schedules that ran. */
+  readonly schedules: number;
+  /** `schedule@due` of what was sent more than once. */
+  readonly doubled: readonly string[];
+  /** `schedule@due` of what was never sent, between a schedule's first run and the end. */
+  readonly missing: readonly string[];
+}
+
+/** What is in the queue, once everything due up to now was sent. */
+export async function account(redis: Redis, list = 'celery'): Promise<Account> {
+  const untilMs = await redisNow(redis);
+  await caughtUp(redis, untilMs);
+  const dues = new Map<string, Set<number>>();
+  const doubled: string[] = [];
+  // From the tail, which does not move while messages are pushed at the head.
+  for (let last = -1; ; last -= 2_000) {
+    const page = await redis.lrange(list, last - 1_999, last);
+    for (const message of page) {
+      const [, schedule, due] = /"ringbeat": \{"schedule": "([^"]*)", "due": (\d+)/.exec(message)!;
+      const seen = dues.get(schedule!);
+      if (seen === undefined) dues.set(schedule!, new Set([Number(due)]));
+      else if (seen.has(Number(due))) doubled.push(`${schedule}@${due}`);
+      else seen.add(Number(due));
+    }
+    if (page.length < 2_000) break;
+  }
+  const missing: string[] = [];
+  for (const [schedule, seen] of dues) {
+    const first = Math.min(...seen);
+    for (let due = first; due <= untilMs; due += EVERY_MS) if (!seen.has(due)) missing.push(`${schedule}@${due}`);
+  }
+  return { schedules: dues.size, doubled, missing };
+}
+
+/** The nodes that are in the ring, as one of them sees it. */
+export async function nodesOf(beat: SpawnedBeat): Promise<{ pid: number; shards: number[] }[]> {
+  return (await ask(beat, '/v1/nodes')).nodes;
+}
+
+/** Waits until these nodes and no others are in the ring, as each of them sees it, and every shard has one owner. */
+export async function ringIs(beats: readonly SpawnedBeat[], shards = 16): Promise<void> {
+  const wanted = beats.map(({ pid }) => pid).sort();
+  await until(
+    async () => {
+      for (const beat of beats) {
+        const nodes = await nodesOf(beat);
+        assert.deepEqual(nodes.map(({ pid }) => pid).sort(), wanted);
+        const owned = nodes.flatMap((node) => node.shards).sort((a, b) => a - b);
+        assert.deepEqual(
+          owned,
+          Array.from({ length: shards }, (_, shard) => shard),
+        );
+      }
+      return true;
+    },
+    `the ring is ${wanted.join(', ')}`,
+    { deadlineMs: 30_000, everyMs: 100 },
+  );
+}
+
+export async function readiness(beat: SpawnedBeat): Promise<number> {
+  return (await fetch(`${beat.api}/readyz`)).status;
+}
