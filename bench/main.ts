@@ -108,12 +108,12 @@ function runsOption(): Option {
 
 function tableCommand(): Command {
   return new Command('table')
-    .description('write the figures of bench/results/*.json into bench/README.md')
+    .description('write the figures of bench/results/*.json into bench/README.md and README.md')
     .option('--check', 'only say whether they are up to date')
     .action((options: { check?: boolean }) => {
       if (!options.check) return writeTable();
       if (checkTable()) return;
-      process.stderr.write('bench/README.md differs from bench/results; run: npm run bench -- table\n');
+      process.stderr.write('README.md or bench/README.md differs from bench/results; run: npm run bench -- table\n');
       process.exitCode = 1;
     });
 }

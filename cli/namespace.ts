@@ -7,7 +7,7 @@ import { setSettings } from '../lua/set-settings.ts';
 import { COMMON_OPTIONS } from '../runtime/common-options.ts';
 import { addOptions, integer, number, optionValues } from '../runtime/options.ts';
 import { NAMESPACE_OPTIONS } from '../scheduler/config.ts';
-import { type Namespace, readNamespace, SETTINGS } from '../scheduler/namespace.ts';
+import { finishDeletion, type Namespace, readNamespace, SETTINGS } from '../scheduler/namespace.ts';
 import { namespaceGone } from '../scheduler/registry.ts';
 import { readStats } from '../scheduler/status.ts';
 
@@ -85,8 +85,10 @@ async function withNamespace(
   try {
     const names = namespaceKeys(name);
     const namespace = await readNamespace(redis, names, name);
-    if (namespace === null) throw namespaceGone(name);
-    await run(redis, names, namespace);
+    if (namespace !== null) return await run(redis, names, namespace);
+    // Deleting again ends a deletion that was cut off.
+    if (command.name() !== 'delete' || (await finishDeletion(redis, names, name)) === null) throw namespaceGone(name);
+    process.stdout.write(`namespace ${name} was deleted before; nothing of it is left now\n`);
   } finally {
     redis.disconnect();
   }

@@ -48,14 +48,17 @@ local head = redis.call('ZRANGE', due_set, 0, 0, 'WITHSCORES')
 local head_due = head[2] and tonumber(head[2]) or math.huge
 
 -- Number of the request's n-th template; a new one gets the next number that was never given out.
-local numbers, new_templates = {}, {}
+local numbers, new_templates, numbered = {}, {}, 0
 local function number_of(n)
   if numbers[n] == nil then
     local text = ARGV[6 + n]
     local sha = redis.sha1hex(text)
     local number = redis.call('HGET', template_ids, sha)
-    if not number then
-      number = tostring((tonumber(redis.call('HGET', counts, 'templates')) or 0) + #new_templates + 1)
+    if number and redis.call('HEXISTS', templates, number) == 0 then
+      new_templates[#new_templates + 1] = { number, sha, text }
+    elseif not number then
+      numbered = numbered + 1
+      number = tostring((tonumber(redis.call('HGET', counts, 'templates')) or 0) + numbered)
       new_templates[#new_templates + 1] = { number, sha, text }
     end
     numbers[n] = number
@@ -150,7 +153,11 @@ for i, entry in ipairs(entries) do
       seed = new_seed(id)
     end
     timing = (enabled and string.lower or string.upper)(string.sub(timing, 1, 1)) .. string.sub(timing, 2)
-    if keeps_timing and enabled == was_enabled and number == old_number and entry.finish == old_finish and entry.rest == old_rest then
+    -- An interval schedule that is due nowhere went to the dead letters: putting it again repairs it.
+    local is_astray = enabled and was_enabled and not score and string.find(timing, '^e')
+      and first_due(id, timing, finish, now) ~= nil
+    local is_same = number == old_number and entry.finish == old_finish and entry.rest == old_rest
+    if is_same and keeps_timing and enabled == was_enabled and not is_astray then
       outcomes[i] = 'n'
     else
       outcomes[i] = 'u'
@@ -178,7 +185,7 @@ for i, entry in ipairs(entries) do
           complete(id, timing, true)
           if last_due then told[#told + 1] = id; told[#told + 1] = string.format('%.0f:%.0f', last_due, lateness) end
         end
-      elseif not keeps_timing or not was_enabled or entry.finish ~= old_finish then
+      elseif is_astray or not keeps_timing or not was_enabled or entry.finish ~= old_finish then
         -- A new timing of phase `now` begins with this moment, any other goes on after it.
         local floor = (not keeps_timing and string.find(timing, '^e%d+:n')) and now - 1 or now
         local due = first_due(id, timing, finish, math.max(floor, last_due or 0))
@@ -202,7 +209,7 @@ for _, template in ipairs(new_templates) do
   redis.call('HSET', templates, template[1], template[3])
   redis.call('HSET', template_ids, template[2], template[1])
 end
-if #new_templates > 0 then redis.call('HINCRBY', counts, 'templates', #new_templates) end
+if numbered > 0 then redis.call('HINCRBY', counts, 'templates', numbered) end
 for _, number in ipairs(use_order) do
   if redis.call('HINCRBY', template_uses, number, uses[number]) <= 0 then
     drop_template(templates, template_ids, template_uses, number)

@@ -21,6 +21,8 @@ local epoch, enabled, wake_channel, shard = ARGV[1], ARGV[2] == '1', ARGV[3], AR
 if redis.call('HGET', meta, 'epoch') ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
 
 local now = redis_now()
+-- Redis refuses a script that grows memory only at its first write: pausing must be possible when it is full.
+redis.call('ZREM', due_set, '')
 local ids = { unpack(ARGV, 5) }
 local stored = redis.call('HMGET', definitions, unpack(ids))
 local scores = redis.call('ZMSCORE', due_set, unpack(ids))

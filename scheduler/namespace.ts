@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Redis } from 'ioredis';
+import { deleteNamespace } from '../lua/delete-namespace.ts';
 import type { NamespaceKeys } from '../lua/keys.ts';
 import { openNamespace } from '../lua/open-namespace.ts';
 import { RingbeatError } from '../protocol/errors.ts';
@@ -46,6 +47,7 @@ export async function joinNamespace(
   name: string,
   wanted: NamespaceSettings & { readonly shards: number | null },
 ): Promise<Namespace> {
+  await finishDeletion(redis, names, name);
   const meta = await openNamespace(redis, names, {
     epoch: randomUUID(),
     settings: {
@@ -61,6 +63,17 @@ export async function joinNamespace(
     throw new RingbeatError('NAMESPACE_SHARDS', { namespace: name, stored: namespace.shards, given: wanted.shards });
   }
   return namespace;
+}
+
+/**
+ * Clears what a deletion that was cut off has left, so that nobody takes it for his own; the epoch of what was deleted,
+ * null when nothing was. Looks at every key of the database, but only where a namespace was deleted and none is now.
+ */
+export async function finishDeletion(redis: Redis, names: NamespaceKeys, name: string): Promise<string | null> {
+  const [exists, epoch] = await Promise.all([redis.exists(names.meta), redis.get(names.tombstone)]);
+  if (exists === 1 || epoch === null) return null;
+  await deleteNamespace(redis, names, name, epoch);
+  return epoch;
 }
 
 export const DEFAULT_SHARDS = 16;

@@ -47,6 +47,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const metrics = new Metrics();
   const startedAtMs = Date.now();
   let draining = false;
+  let hasSteppedBack = false;
 
   const joined = await join().catch((error: unknown) => {
     for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
@@ -107,6 +108,8 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     others = allShards.filter((_, shard) => !mine.has(shard));
     owner.wake();
     helper.wake();
+    // Whoever owned them before may have died before it could.
+    if (hasSteppedBack) realignShards();
   });
   function takeReply(reply: DispatchReply): void {
     metrics.record(reply);
@@ -117,6 +120,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   function takeJump(jumpMs: number): void {
     log.warn({ event: 'redis_clock_jumped', ms: jumpMs });
     metrics.recordJump();
+    hasSteppedBack ||= jumpMs < 0;
     if (jumpMs < 0) realignShards();
   }
 

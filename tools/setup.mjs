@@ -1,4 +1,4 @@
-// Installs the programs named on the command line where they are missing: `redis`, `celery`, `luacheck`.
+// Installs the programs named on the command line where they are missing: `redis`, `celery`, `luacheck`, `faketime`.
 // Run before `npm run demo`, `npm test` and `npm run check`; never from an npm install hook.
 import { spawnSync } from 'node:child_process';
 
@@ -14,6 +14,13 @@ const PROGRAMS = {
     apt: ['python3-celery', 'python3-redis'],
     brew: [],
     is: 'Celery for /usr/bin/python3 (Debian packages python3-celery and python3-redis)',
+  },
+  faketime: {
+    check: ['sh', ['-c', 'ls /usr/lib/*/faketime/libfaketime.so.1']],
+    apt: ['faketime'],
+    brew: [],
+    is: 'libfaketime (Debian package faketime)',
+    optional: 'the tests with a moved clock are skipped',
   },
   luacheck: { check: ['luacheck', ['--version']], apt: ['lua-check'], brew: ['luacheck'], is: 'luacheck' },
 };
@@ -56,7 +63,11 @@ if (unknown.length > 0) {
 }
 const missing = wanted.filter((name) => !works(PROGRAMS[name].check));
 const reason = missing.length > 0 ? install(missing) : '';
-const still = missing.filter((name) => !works(PROGRAMS[name].check));
+const absent = missing.filter((name) => !works(PROGRAMS[name].check));
+for (const { is, optional } of absent.map((name) => PROGRAMS[name])) {
+  if (optional) process.stderr.write(`setup: ${is} is missing: ${optional}\n`);
+}
+const still = absent.filter((name) => !PROGRAMS[name].optional);
 if (still.length > 0) {
   const names = still.map((name) => PROGRAMS[name].is).join(' and ');
   const packages = still.flatMap((name) => PROGRAMS[name].apt).join(' ');
