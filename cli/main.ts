@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --max-semi-space-size=8
+#!/usr/bin/env -S node --max-semi-space-size=4
 import { Command, CommanderError } from 'commander';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
 import { VERSION } from '../runtime/version.ts';
