@@ -101,6 +101,7 @@ export class Membership extends EventEmitter<{ owned: [readonly number[]] }> imp
       this.#takeMembers(reply.nodes);
     } catch (error) {
       if (!(error instanceof RingbeatError) || error.code !== 'NAMESPACE_GONE') throw error;
+      this.#lastAnswerAtMs = monotonicMs();
       log.error({
         event: 'namespace_gone',
         namespace: this.#namespace!.name,
@@ -116,6 +117,7 @@ export class Membership extends EventEmitter<{ owned: [readonly number[]] }> imp
   async #rejoin(): Promise<boolean> {
     const { redis, names, namespace, log } = this.#options;
     const found = await readNamespace(redis, names, namespace.name);
+    this.#lastAnswerAtMs = monotonicMs();
     if (found === null) return false;
     if (found.shards !== namespace.shards) {
       throw new RingbeatError('NAMESPACE_SHARDS', {

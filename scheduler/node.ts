@@ -111,6 +111,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     // Whoever owned them before may have died before it could.
     if (hasSteppedBack) realignShards();
   });
+
   function takeReply(reply: DispatchReply): void {
     metrics.record(reply);
     if (reply.sent > 0) sweeper.wake();
