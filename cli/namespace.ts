@@ -4,11 +4,11 @@ import { connect } from '../lua/connection.ts';
 import { deleteNamespace } from '../lua/delete-namespace.ts';
 import { type NamespaceKeys, namespaceKeys } from '../lua/keys.ts';
 import { setSettings } from '../lua/set-settings.ts';
+import { finishDeletion, type Namespace, readNamespace, SETTINGS } from '../registry/namespace.ts';
+import { namespaceGone } from '../registry/registry.ts';
 import { COMMON_OPTIONS } from '../runtime/common-options.ts';
 import { addOptions, integer, number, optionValues } from '../runtime/options.ts';
 import { NAMESPACE_OPTIONS } from '../scheduler/config.ts';
-import { finishDeletion, type Namespace, readNamespace, SETTINGS } from '../scheduler/namespace.ts';
-import { namespaceGone } from '../scheduler/registry.ts';
 import { readStats } from '../scheduler/status.ts';
 
 const CONNECTION_OPTIONS = { redis: COMMON_OPTIONS.redis, namespace: COMMON_OPTIONS.namespace };

@@ -4,10 +4,10 @@ import { heartbeat } from '../lua/heartbeat.ts';
 import type { NamespaceKeys } from '../lua/keys.ts';
 import { leave } from '../lua/leave.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
+import { type Namespace, parseNamespace, readNamespace } from '../registry/namespace.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
-import { type Namespace, parseNamespace, readNamespace } from './namespace.ts';
 import { assignShards } from './ring.ts';
 import type { NodeInfo } from './status.ts';
 

@@ -3,8 +3,8 @@ import { decodeTemplate } from '../lua/definition.ts';
 import { KOMBU, type NamespaceKeys, queueLists, shardKeys } from '../lua/keys.ts';
 import { readLateness } from '../lua/lateness.ts';
 import { decodeScore } from '../lua/score.ts';
+import type { Namespace } from '../registry/namespace.ts';
 import type { NodeStatus, QueueStatus, ShardStatus, SystemStats } from './api/system.ts';
-import type { Namespace } from './namespace.ts';
 
 /** What is further past due than this counts as overdue. */
 const OVERDUE_MS = 100;

@@ -1,9 +1,9 @@
 import type { Redis } from 'ioredis';
 import type { NamespaceKeys, ShardKeys } from '../lua/keys.ts';
 import { sweepShard } from '../lua/sweep-shard.ts';
+import type { Namespace } from '../registry/namespace.ts';
 import type { Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
-import type { Namespace } from './namespace.ts';
 
 const EVERY_MS = 1_000;
 /** Nothing dispatched means no lateness to move; completed one-shots can wait. */

@@ -1,10 +1,10 @@
 import type { Redis } from 'ioredis';
 import { type DispatchReply, dispatch } from '../lua/dispatch.ts';
 import type { NamespaceKeys, ShardKeys } from '../lua/keys.ts';
+import type { Namespace } from '../registry/namespace.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
-import type { Namespace } from './namespace.ts';
 
 /** Entries a call moves at most: about 2 ms of Redis. */
 const LIMIT = 400;

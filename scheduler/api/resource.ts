@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { type Json, toJson } from '../../protocol/json.ts';
+import type { StoredSchedule } from '../../registry/registry.ts';
 import { formatInstant } from '../../schedule/instant.ts';
 import { createSpecFields } from '../../schedule/spec.ts';
-import type { StoredSchedule } from '../registry.ts';
 import type { System } from './system.ts';
 
 export const STATES = ['scheduled', 'running', 'paused', 'completed'] as const;

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { StoredSchedule } from '../registry.ts';
+import type { StoredSchedule } from '../../registry/registry.ts';
 import { type Answer, jsonAnswer } from './answer.ts';
 import { invalid } from './problem.ts';
 import { resourceJson, STATES } from './resource.ts';

@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { spreadOffsetMs } from '../../lua/definition.ts';
+import type { StoredSchedule } from '../../registry/registry.ts';
 import { formatInstant, parseInstant } from '../../schedule/instant.ts';
 import { nextRuns } from '../../schedule/next-run.ts';
-import type { StoredSchedule } from '../registry.ts';
 import { ok } from './answer.ts';
 import { instantField } from './resource.ts';
 import { integerParameter, type Route, route } from './route.ts';

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { Json } from '../../protocol/json.ts';
 import { uuidOf } from '../../protocol/message.ts';
+import type { Registry } from '../../registry/registry.ts';
 import {
   checkSpec,
   createSpecFields,
@@ -11,7 +12,6 @@ import {
   type ScheduleSpec,
   type SpecSchema,
 } from '../../schedule/spec.ts';
-import type { Registry } from '../registry.ts';
 import { type Answer, jsonAnswer, noContent } from './answer.ts';
 import { invalid, Problem } from './problem.ts';
 import { resourceJson } from './resource.ts';

@@ -11,10 +11,11 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   schedule: ['protocol'],
   runtime: ['protocol'],
   lua: ['protocol', 'runtime/clock.ts'],
-  scheduler: ['protocol', 'schedule', 'runtime', 'lua'],
-  client: ['protocol', 'lua'],
+  registry: ['protocol', 'schedule', 'lua'],
+  scheduler: ['protocol', 'schedule', 'runtime', 'lua', 'registry'],
+  client: ['protocol', 'schedule', 'lua', 'registry'],
   worker: ['protocol', 'runtime', 'lua', 'client'],
-  cli: ['protocol', 'schedule', 'runtime', 'lua', 'scheduler', 'worker', 'client'],
+  cli: ['protocol', 'schedule', 'runtime', 'lua', 'registry', 'scheduler', 'worker', 'client'],
 };
 
 interface Source {

@@ -5,11 +5,11 @@ import { pino } from 'pino';
 import type { Test } from 'tap';
 import { connect } from '../../lua/connection.ts';
 import { namespaceKeys } from '../../lua/keys.ts';
+import { joinNamespace, type Namespace } from '../../registry/namespace.ts';
+import { Registry } from '../../registry/registry.ts';
 import type { ApiToken } from '../../scheduler/api/auth.ts';
 import { createApi } from '../../scheduler/api/server.ts';
 import type { System } from '../../scheduler/api/system.ts';
-import { joinNamespace, type Namespace } from '../../scheduler/namespace.ts';
-import { Registry } from '../../scheduler/registry.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 
 export const NAMESPACE = 'rb';

@@ -2,9 +2,9 @@ import type { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
 import { connect } from '../../lua/connection.ts';
 import { namespaceKeys, queueBinding, shardKeys, shardOf } from '../../lua/keys.ts';
+import { joinNamespace } from '../../registry/namespace.ts';
+import { Registry, type StoredSchedule } from '../../registry/registry.ts';
 import { checkSpec, createSpecSchema, type ScheduleSpec } from '../../schedule/spec.ts';
-import { joinNamespace } from '../../scheduler/namespace.ts';
-import { Registry, type StoredSchedule } from '../../scheduler/registry.ts';
 import { withRedis } from '../support/redis-server.ts';
 
 const schema = createSpecSchema('rb');
