@@ -1,4 +1,15 @@
 export {
+  Client,
+  type ClientOptions,
+  type TaskHandle,
+  type TaskRequest,
+  type TaskResult,
+} from './client/client.ts';
+export { setDefaultClient, type TaskSender } from './client/default-client.ts';
+export type { ListFilter, PutSummary, Schedule, ScheduleInput, Schedules } from './client/schedules.ts';
+export { SpecError } from './client/spec-error.ts';
+export {
+  type ApplyOptions,
   type RegisteredTask,
   type Task,
   type TaskContext,
@@ -7,6 +18,8 @@ export {
   type TaskOptions,
   task,
 } from './client/task.ts';
+export { type ErrorCode, RingbeatError } from './protocol/errors.ts';
+export type { Json } from './protocol/json.ts';
 export type { DeliveryInfo, ScheduleHeader, Value } from './protocol/message-reader.ts';
 export type { WorkerOptions } from './worker/config.ts';
 export { Worker } from './worker/worker.ts';

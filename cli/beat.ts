@@ -4,7 +4,6 @@ import { createLog } from '../runtime/log.ts';
 import { addOptions, optionValues } from '../runtime/options.ts';
 import { runUntilStopped } from '../runtime/process.ts';
 import { BEAT_OPTIONS } from '../scheduler/config.ts';
-import { createBeatNode } from '../scheduler/node.ts';
 
 export function beatCommand(): Command {
   const command = new Command('beat').description('run one beat node');
@@ -13,6 +12,8 @@ export function beatCommand(): Command {
     const config = optionValues(command, BEAT_OPTIONS);
     requireOneRedis(config);
     const log = createLog(config.logLevel, 'beat');
+    // The HTTP server takes longer to load than most other commands to run.
+    const { createBeatNode } = await import('../scheduler/node.ts');
     await runUntilStopped(await createBeatNode(config, log), log);
   });
 }

@@ -49,7 +49,12 @@ const SAMPLE_TASKS = fileURLToPath(new URL(`./sample-tasks${extname(thisFile)}`,
 
 /** A beat node that serves its API on the next free port; resolves when it is ready. */
 export function startBeat(name: string, where: Surroundings, signal: AbortSignal): Promise<DevProcess> {
-  return start(name, where, signal, '/readyz', (port) => ['beat', '--api-host', HOST, '--api-port', String(port)]);
+  // Nobody else has a journal of what is in a Redis of our own.
+  const own = where.redisLifeline === null ? [] : ['--create-at-once'];
+  return start(name, where, signal, '/readyz', (port) => [
+    ...['beat', '--api-host', HOST, '--api-port', String(port)],
+    ...own,
+  ]);
 }
 
 /** A bundled worker with the sample tasks, its metrics on the next free port; resolves when it answers there. */

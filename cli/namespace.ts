@@ -7,7 +7,7 @@ import { setSettings } from '../lua/set-settings.ts';
 import { finishDeletion, type Namespace, readNamespace, SETTINGS } from '../registry/namespace.ts';
 import { namespaceGone } from '../registry/registry.ts';
 import { COMMON_OPTIONS } from '../runtime/common-options.ts';
-import { addOptions, integer, number, optionValues } from '../runtime/options.ts';
+import { addOptions, integer, number, type OptionSpec, optionValues } from '../runtime/options.ts';
 import { NAMESPACE_OPTIONS } from '../scheduler/config.ts';
 import { readStats } from '../scheduler/status.ts';
 
@@ -31,6 +31,14 @@ const SET_OPTIONS = {
     default: null,
     doc: NAMESPACE_OPTIONS.keepCompleted.doc,
   }),
+  recoveryRate: integer<number | null>({
+    placeholder: 'N',
+    min: 0,
+    max: 1_000_000,
+    default: null,
+    doc: NAMESPACE_OPTIONS.recoveryRate.doc,
+  }),
+  recoveryOrder: { ...NAMESPACE_OPTIONS.recoveryOrder, default: null } as OptionSpec<'current' | 'missed' | null>,
 };
 
 export function namespaceCommand(): Command {
@@ -43,14 +51,19 @@ export function namespaceCommand(): Command {
   );
   set.action(() =>
     withNamespace(set, async (redis, names, namespace) => {
-      const { queueCap, misfireThreshold, keepCompleted } = optionValues(set, SET_OPTIONS);
+      const { queueCap, misfireThreshold, keepCompleted, recoveryRate, recoveryOrder } = optionValues(set, SET_OPTIONS);
       const toMs = (seconds: number | null) => (seconds === null ? null : Math.round(seconds * 1_000));
-      const given = { queueCap, misfireThresholdMs: toMs(misfireThreshold), keepCompletedMs: toMs(keepCompleted) };
+      const given = {
+        queueCap,
+        misfireThresholdMs: toMs(misfireThreshold),
+        keepCompletedMs: toMs(keepCompleted),
+        recoveryRate,
+        missedFirst: recoveryOrder === null ? null : Number(recoveryOrder === 'missed'),
+      };
       const changes = Object.entries(given).flatMap(([key, value]) =>
         value === null ? [] : [[SETTINGS[key as keyof typeof SETTINGS], String(value)] as const],
       );
-      if (changes.length === 0)
-        set.error('error: give at least one of --queue-cap, --misfire-threshold, --keep-completed');
+      if (changes.length === 0) set.error('error: give at least one setting to change; see --help');
       await setSettings(redis, names, namespace.epoch, changes);
       print((await readNamespace(redis, names, namespace.name)) ?? namespace);
     }),
@@ -64,7 +77,7 @@ export function namespaceCommand(): Command {
   );
   remove.action(() =>
     withNamespace(remove, async (redis, names, namespace) => {
-      const { schedules, parked } = await readStats(redis, namespace, Date.now());
+      const { schedules, parked } = await readStats(redis, names, namespace, Date.now());
       await deleteNamespace(redis, names, namespace.name, namespace.epoch);
       process.stdout.write(`deleted namespace ${namespace.name}: ${schedules} schedules, ${parked} parked messages\n`);
     }),
@@ -94,7 +107,16 @@ async function withNamespace(
   }
 }
 
-function print({ name, epoch, shards, queueCap, misfireThresholdMs, keepCompletedMs }: Namespace): void {
+function print({
+  name,
+  epoch,
+  shards,
+  queueCap,
+  misfireThresholdMs,
+  keepCompletedMs,
+  recoveryRate,
+  missedFirst,
+}: Namespace): void {
   const lines = {
     namespace: name,
     epoch,
@@ -102,6 +124,8 @@ function print({ name, epoch, shards, queueCap, misfireThresholdMs, keepComplete
     'queue-cap': queueCap,
     'misfire-threshold': misfireThresholdMs / 1_000,
     'keep-completed': keepCompletedMs / 1_000,
+    'recovery-rate': recoveryRate,
+    'recovery-order': missedFirst === 1 ? 'missed' : 'current',
   };
   for (const [key, value] of Object.entries(lines)) process.stdout.write(`${key.padEnd(18)} ${value}\n`);
 }

@@ -12,19 +12,6 @@ export async function deleteSchedules(
   epoch: string,
   ids: readonly string[],
 ): Promise<boolean[]> {
-  const reply = await script.run(
-    redis,
-    [
-      names.meta,
-      keys.due,
-      keys.definitions,
-      keys.templates,
-      keys.templateIds,
-      keys.templateUses,
-      keys.last,
-      keys.completed,
-    ],
-    [epoch, ...ids],
-  );
+  const reply = await script.run(redis, [names.meta, keys.due], [epoch, ...ids]);
   return listReply(script, reply).map((existed) => existed === 1);
 }

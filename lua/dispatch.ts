@@ -13,6 +13,10 @@ export interface DispatchRequest {
   readonly graceMs: number;
   readonly misfireThresholdMs: number;
   readonly queueCap: number;
+  /** Missed runs that all nodes together send per second; 0: as fast as it goes. */
+  readonly recoveryRate: number;
+  /** Whether missed runs go before current ones. */
+  readonly missedFirst: boolean;
 }
 
 export interface DispatchReply {
@@ -33,18 +37,19 @@ export interface DispatchReply {
 
 /** Moves what is due in these shards into its queues, in one atomic step. Throws NAMESPACE_GONE. */
 export async function dispatch(redis: Redis, names: NamespaceKeys, request: DispatchRequest): Promise<DispatchReply> {
-  const keys = [names.meta];
-  for (const shard of request.shards) {
-    keys.push(shard.due, shard.definitions, shard.templates, shard.last, shard.completed);
-    keys.push(shard.extra, shard.parked, shard.counts, shard.lateness, shard.deadLetters);
-  }
-  const reply = await script.run(redis, keys, [
-    request.epoch,
-    request.limit,
-    request.graceMs,
-    request.misfireThresholdMs,
-    request.queueCap,
-  ]);
+  const reply = await script.run(
+    redis,
+    [names.meta, names.recovery, ...request.shards.map(({ due }) => due)],
+    [
+      request.epoch,
+      request.limit,
+      request.graceMs,
+      request.misfireThresholdMs,
+      request.queueCap,
+      request.recoveryRate,
+      request.missedFirst ? 1 : 0,
+    ],
+  );
   const values = listReply(script, reply).map((value) => integerReply(script, value));
   const latenesses: [number, number][] = [];
   for (let i = 6; i + 1 < values.length; i += 2) latenesses.push([values[i]!, values[i + 1]!]);

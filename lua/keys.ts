@@ -3,11 +3,13 @@
  *
  * Two conservation laws hold at every quiet point, and every Lua script moves something across one of their lines:
  *
- *   1. An enabled schedule with runs to come is in its shard's `due` set, exactly once.
+ *   1. An enabled schedule with runs to come is in exactly one of its shard's: `due`; `claims` (its next run is being
+ *      computed); `journal` (a loop whose run is in flight); `missed` (a one-shot or loop whose missed run waits its turn).
  *   2. A message is in exactly one of: a queue, `unacked`, `parked`, a dead-letter stream, or settled.
  *
  * All keys of a namespace begin with `<namespace>:`. All keys of one shard share the hash tag `{<shard>}`, so that
- * they lie in one slot of a Redis Cluster.
+ * they lie in one slot of a Redis Cluster; scripts are handed its `due` and name the others by the same prefix
+ * (`lua/include/shard-keys.lua`).
  */
 
 export interface NamespaceKeys {
@@ -25,38 +27,83 @@ export interface NamespaceKeys {
   readonly workers: string;
   /** stream, capped: messages that a worker could not decode. */
   readonly workerDeadLetters: string;
+  /** hash: `tokens` and `at` (ms) of the bucket from which all nodes send missed runs; a field for every shard that has some. */
+  readonly recovery: string;
+  /** hash, seconds: beat node id -> what its journal on disk holds, while the namespace is not in Redis. */
+  readonly announcements: string;
+  /** string: `<until ms>:<node id>` of who fills the namespace that is not in Redis; without one nothing is half done. */
+  readonly restoring: string;
 }
 
-export interface ShardKeys {
+/** Every key of a shard, by the last part of its name, in camel case. */
+const SHARD_KEYS = [
   /** zset: schedule id -> next due time, ms since epoch, plus a fraction that tells the last run's lateness (`lua/score.ts`). */
-  readonly due: string;
+  'due',
   /** hash: schedule id -> definition, what is this schedule's own (`lua/definition.ts`). */
-  readonly definitions: string;
-  /** hash: number -> message template, shared by all schedules with the same task, queue and options. */
-  readonly templates: string;
-  /** hash: SHA1 of a template -> its number. */
-  readonly templateIds: string;
-  /** hash: number -> how many definitions use the template; it goes with its last use. */
-  readonly templateUses: string;
+  'definitions',
+  /** hash: number -> text that many definitions share: message template, calendar or exclusion (`lua/definition.ts`). */
+  'templates',
+  /** hash: SHA1 of a shared text -> its number. */
+  'template-ids',
+  /** hash: number -> how many definitions use the text; it goes with its last use. */
+  'template-uses',
+  /** hash: number of a calendar or exclusion -> what was computed ahead of it (`lua/times.ts`). */
+  'times',
+  /** zset: number of a calendar or exclusion -> when to compute it further, ms since epoch. */
+  'refills',
+  /** zset: schedule id -> strictly after which ms its next run is to be found, once its calendar is computed further. */
+  'claims',
   /** hash: schedule id -> `<due>:<lateness>` of its last run, only where the score cannot tell it. */
-  readonly last: string;
+  'last',
+  /** hash: schedule id -> regular runs sent, where max_runs bounds them. */
+  'runs',
   /** zset: completed one-shot -> Redis time of completion, with the fraction of `due`; swept after --keep-completed. */
-  readonly completed: string;
-  /** zset: parked message's delivery tag -> when to try it, ms since epoch. */
-  readonly extra: string;
-  /** hash: parked message's delivery tag -> `<list key>\x1f<envelope>`. */
-  readonly parked: string;
-  /** hash: totals since the namespace was created: dispatched, unparked, misfired, refused, refused:<queue>, dead; `templates` numbers them. */
-  readonly counts: string;
+  'completed',
+  /**
+   * hash: schedule id -> its run in flight, of loops and of schedules whose runs must not overlap; joined by U+001F: task id,
+   * due ms, run, attempt, delivery tag, list key, due of the run that overlap holds back or '', dispatched at ms.
+   */
+  'journal',
+  /** hash: task id -> schedule id, of the runs in `journal`. */
+  'flights',
+  /** zset: schedule id -> when to look whether its run in flight can still be running, ms since epoch. */
+  'deadlines',
+  /** hash: schedule id -> due time of a loop that is held by a queue cap, or paused, ms since epoch. */
+  'held',
+  /** hash: schedule id -> consecutive failures of a loop with a retry policy. */
+  'failures',
+  /** zset: schedule id -> oldest missed due time that waits for its turn under --recovery-rate, ms since epoch. */
+  'missed',
+  /** hash: schedule id -> its missed due times as `<from>-<to>,...`, where it is more than the one. */
+  'missed-ranges',
+  /** hash: schedule id -> how many of its runs the misfire policy or their expiry dropped. */
+  'dropped',
+  /** zset: parked message, or U+001F and the id of a schedule with a backlog -> when to try it, ms since epoch. */
+  'extra',
+  /** hash: parked message -> `<list key>\x1f<envelope>`. */
+  'parked',
+  /** hash: totals since the namespace was created; `templates`, `runs` and `changes` number what they count. */
+  'counts',
   /** string of 512 u32: lateness of what was dispatched since the owner last moved it to `history` (`lua/lateness.ts`). */
-  readonly lateness: string;
+  'lateness',
   /** stream, capped: one entry a second in which something was dispatched, its lateness histogram. */
-  readonly history: string;
-  /** stream, capped: entries of `due` or `extra` that could not be dispatched, with the reason. */
-  readonly deadLetters: string;
-  /** Prefix of strings, 10 minutes each: request id -> schedule id that the request created. */
-  readonly requests: string;
-}
+  'history',
+  /** stream, capped, one hour: runs worth telling one by one (`lua/occurrences.ts`). */
+  'occurrences',
+  /** stream, capped: changes to schedules, while a node keeps a journal on disk. */
+  'changes',
+  /** stream, capped: what could not be dispatched or was given up, with the reason. */
+  'dead-letters',
+] as const;
+
+type CamelCase<Text extends string> = Text extends `${infer Head}-${infer Tail}`
+  ? `${Head}${Capitalize<CamelCase<Tail>>}`
+  : Text;
+
+export type ShardKeys = { readonly [Name in (typeof SHARD_KEYS)[number] as CamelCase<Name>]: string } & {
+  /** What the names of all the shard's keys begin with. */
+  readonly prefix: string;
+};
 
 export interface WorkerKeys {
   /** hash: `batch` and `tags` of the last reserve, `acked` and `refused` of the last acknowledge, `settled`: counters that make each repeatable. */
@@ -74,27 +121,21 @@ export function namespaceKeys(namespace: string): NamespaceKeys {
     wake: `${namespace}:wake`,
     workers: `${namespace}:workers`,
     workerDeadLetters: `${namespace}:dead-letters`,
+    recovery: `${namespace}:recovery`,
+    announcements: `${namespace}:announcements`,
+    restoring: `${namespace}:restoring`,
   };
 }
 
 export function shardKeys(namespace: string, shard: number): ShardKeys {
   const prefix = `${namespace}:{${shard}}:`;
-  return {
-    due: `${prefix}due`,
-    definitions: `${prefix}definitions`,
-    templates: `${prefix}templates`,
-    templateIds: `${prefix}template-ids`,
-    templateUses: `${prefix}template-uses`,
-    last: `${prefix}last`,
-    completed: `${prefix}completed`,
-    extra: `${prefix}extra`,
-    parked: `${prefix}parked`,
-    counts: `${prefix}counts`,
-    lateness: `${prefix}lateness`,
-    history: `${prefix}history`,
-    deadLetters: `${prefix}dead-letters`,
-    requests: `${prefix}request:`,
-  };
+  const keys = SHARD_KEYS.map((name) => [name.replace(/-(.)/g, (_, letter) => letter.toUpperCase()), prefix + name]);
+  return { prefix, ...Object.fromEntries(keys) };
+}
+
+/** list: a schedule's extra runs, the next one first: `t<run>:<due>` triggered, `b<run>:<due>` backfilled, `o:<due>` held back. */
+export function backlogKey(shard: ShardKeys, id: string): string {
+  return `${shard.prefix}backlog:${id}`;
 }
 
 export function workerKeys(namespace: string, workerId: string): WorkerKeys {
@@ -104,7 +145,7 @@ export function workerKeys(namespace: string, workerId: string): WorkerKeys {
 
 /** string, 10 minutes: what a request with this id did; in a shard the id that it created, else the API's answer. */
 export function requestKey(owner: ShardKeys | string, requestId: string): string {
-  return typeof owner === 'string' ? `${owner}:request:${requestId}` : `${owner.requests}${requestId}`;
+  return `${typeof owner === 'string' ? `${owner}:` : owner.prefix}request:${requestId}`;
 }
 
 /** Kombu's own keys (kombu/transport/redis.py): shared by every Celery worker and by ours. */

@@ -4,10 +4,18 @@ import { defineScript, listReply, type Reply } from './script.ts';
 
 const script = defineScript('open-namespace');
 
-/** Settings of a new namespace; null: read what is there, create nothing. */
-export type NewNamespace = { readonly epoch: string; readonly settings: Readonly<Record<string, string>> };
+/** A namespace to be created. */
+export interface NewNamespace {
+  readonly epoch: string;
+  readonly settings: Readonly<Record<string, string>>;
+  /** Who creates, where it has taken the right to fill what is absent (`takeAbsent`). */
+  readonly node?: string;
+}
 
-/** The namespace's record, created first where there is none and `create` says so; empty when there is none. */
+/**
+ * The namespace's record, created first where there is none and `create` says so (null: nothing is created). Empty when
+ * there is none, also because another node is filling it at this moment.
+ */
 export async function openNamespace(
   redis: Redis,
   names: NamespaceKeys,
@@ -15,8 +23,13 @@ export async function openNamespace(
 ): Promise<ReadonlyMap<string, string>> {
   const reply = await script.run(
     redis,
-    [names.meta, names.tombstone],
-    [create?.epoch ?? '', create === null ? 0 : 1, ...Object.entries(create?.settings ?? {}).flat()],
+    [names.meta, names.tombstone, names.restoring],
+    [
+      create?.epoch ?? '',
+      create === null ? 0 : 1,
+      create?.node ?? '',
+      ...Object.entries(create?.settings ?? {}).flat(),
+    ],
   );
   return fieldsOf(listReply(script, reply));
 }

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import { KOMBU, namespaceKeys, shardKeys, shardOf, workerKeys } from './keys.ts';
+import { parkedId } from './parked.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
 
 const script = defineScript('park');
@@ -8,8 +9,16 @@ export interface ParkRequest {
   readonly workerId: string;
   /** How many shards the namespace has. */
   readonly shards: number;
-  /** 1 to 500. `list` is where the message goes back to at `etaMs`. */
-  readonly messages: readonly { readonly tag: string; readonly list: string; readonly etaMs: number }[];
+  /** 1 to 500. */
+  readonly messages: readonly MessageToPark[];
+}
+
+export interface MessageToPark {
+  readonly tag: string;
+  readonly taskId: string;
+  /** Where the message goes back to at `etaMs`. */
+  readonly list: string;
+  readonly etaMs: number;
 }
 
 export interface ParkReply {
@@ -24,19 +33,15 @@ export interface ParkReply {
  */
 export async function park(redis: Redis, namespace: string, request: ParkRequest): Promise<ParkReply> {
   const names = namespaceKeys(namespace);
-  const pairs = new Map<number, number>();
   const shardNames: string[] = [];
+  const numbers = new Map<number, number>();
   const entries: (string | number)[] = [];
-  for (const { tag, list, etaMs } of request.messages) {
-    const shard = shardOf(tag, request.shards);
-    let pair = pairs.get(shard);
-    if (pair === undefined) {
-      const { extra, parked } = shardKeys(namespace, shard);
-      shardNames.push(extra, parked);
-      pair = pairs.size + 1;
-      pairs.set(shard, pair);
-    }
-    entries.push(tag, etaMs, list, shard, pair);
+  for (const { tag, taskId, list, etaMs } of request.messages) {
+    const id = parkedId(taskId);
+    const shard = shardOf(id, request.shards);
+    const number = numbers.get(shard) ?? shardNames.push(shardKeys(namespace, shard).due);
+    numbers.set(shard, number);
+    entries.push(tag, id, etaMs, list, shard, number);
   }
   const reply = await script.run(
     redis,

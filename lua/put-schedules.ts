@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis';
 import type { EncodedDefinition } from './definition.ts';
 import { type NamespaceKeys, requestKey, type ShardKeys } from './keys.ts';
-import { defineScript, textReply } from './script.ts';
+import { defineScript, type ScriptArgument, textReply } from './script.ts';
 
 const script = defineScript('put-schedules');
 
@@ -14,6 +14,35 @@ export interface PutEntry extends EncodedDefinition {
   readonly id: string;
   /** `encodeTemplate`'s text. */
   readonly template: string;
+  /** Its calendar and exclusion, where its timing has places for them. */
+  readonly calendar?: SharedText | undefined;
+  readonly exclusion?: SharedText | undefined;
+  /** What a schedule that is new here brings along from elsewhere. */
+  readonly carried?: Carried | undefined;
+}
+
+/** A calendar or exclusion with what was computed ahead of it. */
+export interface SharedText {
+  /** `encodeShared`'s. */
+  readonly text: string;
+  /** `encodeTimes`'s. */
+  readonly times: string;
+  /** When to compute them further, ms since epoch; anything where nothing comes beyond them. */
+  readonly refillAtMs: number;
+}
+
+/** The state of a schedule that moves: null where it has none. */
+export interface Carried {
+  /** First three groups of its task ids. */
+  readonly seed: string;
+  /** Instant of a one-shot, or offset of a grid of phase `now`, ms. */
+  readonly anchorMs: number | null;
+  readonly dueMs: number | null;
+  readonly completedAtMs: number | null;
+  /** Regular runs sent, where max_runs is set. */
+  readonly runs: number | null;
+  /** Due time of a loop while paused; `-`: it was stopped. */
+  readonly held: string | null;
 }
 
 export interface PutRequest {
@@ -35,39 +64,43 @@ export async function putSchedules(
   keys: ShardKeys,
   request: PutRequest,
 ): Promise<PutOutcome[]> {
-  const templates = new Map<string, number>();
-  for (const { template } of request.entries) if (!templates.has(template)) templates.set(template, templates.size + 1);
+  const numbers = new Map<string, number>();
+  const texts: ScriptArgument[] = [];
+  const numberOf = (text: string, times = '', refillAtMs: number | '' = ''): number => {
+    const known = numbers.get(text);
+    if (known !== undefined) return known;
+    texts.push(text, times, refillAtMs);
+    numbers.set(text, numbers.size + 1);
+    return numbers.size;
+  };
+  const shared = (one: SharedText | undefined) =>
+    one === undefined ? '' : `@${numberOf(one.text, one.times, one.refillAtMs)}`;
+  const entries = request.entries.flatMap((entry) => [
+    entry.id,
+    numberOf(entry.template),
+    entry.timing.replace('@calendar', shared(entry.calendar)).replace('@exclusion', shared(entry.exclusion)),
+    entry.end,
+    entry.rest,
+    entry.carried === undefined ? '' : encodeCarried(entry.carried),
+  ]);
   const creates = request.requestId !== undefined;
   const reply = await script.run(
     redis,
-    [
-      names.meta,
-      keys.due,
-      keys.definitions,
-      keys.templates,
-      keys.templateIds,
-      keys.templateUses,
-      keys.counts,
-      keys.last,
-      keys.completed,
-      ...(creates ? [requestKey(keys, request.requestId!)] : []),
-    ],
+    [names.meta, keys.due, ...(creates ? [requestKey(keys, request.requestId!)] : [])],
     [
       request.epoch,
       request.namespace,
       creates ? 'create' : (request.revision ?? 'upsert'),
       names.wake,
       request.shard,
-      templates.size,
-      ...templates.keys(),
-      ...request.entries.flatMap((entry) => [
-        entry.id,
-        templates.get(entry.template)!,
-        entry.timing,
-        entry.end,
-        entry.rest,
-      ]),
+      numbers.size,
+      ...texts,
+      ...entries,
     ],
   );
   return Array.from(textReply(script, reply), (letter) => OUTCOMES[letter]!);
+}
+
+function encodeCarried({ seed, anchorMs, dueMs, completedAtMs, runs, held }: Carried): string {
+  return [seed, anchorMs, dueMs, completedAtMs, runs, held].map((value) => value ?? '').join('\x1e');
 }

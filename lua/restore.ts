@@ -1,7 +1,9 @@
 import type { Redis } from 'ioredis';
 import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
+import { readMessage } from '../protocol/message-reader.ts';
 import { findLost } from './find-lost.ts';
 import { KOMBU, queueList, shardKeys, workerKeys } from './keys.ts';
+import { type LostRun, recoverRuns } from './recover-runs.ts';
 import { holderKeys, WORKER_DEAD_LETTERS } from './reserve.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
 
@@ -113,14 +115,70 @@ async function restoreHeld(redis: Redis, namespace: string, workerId: string, le
   for (;;) {
     const tags = await redis.srandmember(reserved, PAGE);
     const held = await readHeld(redis, tags);
-    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: false, leaseMs }, held);
-    restored += outcome.restored;
-    deadLetters += outcome.deadLetters;
+    const recovered = leaseMs === 0 ? NONE : await recover(redis, namespace, workerId, leaseMs, held);
+    const rest = held.filter(({ tag }) => !recovered.tags.has(tag));
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: false, leaseMs }, rest);
+    restored += outcome.restored + recovered.recovered;
+    deadLetters += outcome.deadLetters + recovered.givenUp;
     // No progress: somebody else restores them, or the worker came back. Whoever is right goes on.
     if (outcome.left === 0 || outcome.left >= leftBefore) return { restored, deadLetters };
     leftBefore = outcome.left;
   }
 }
+
+const NONE = { tags: new Set<string>(), recovered: 0, givenUp: 0 };
+
+/** Starts the next attempt of what are runs in flight; `tags` are those that need not be put back. */
+async function recover(
+  redis: Redis,
+  namespace: string,
+  workerId: string,
+  leaseMs: number,
+  held: readonly Held[],
+): Promise<{ readonly tags: ReadonlySet<string>; readonly recovered: number; readonly givenUp: number }> {
+  const runs = held.flatMap((message) => nextAttempt(message) ?? []);
+  if (runs.length === 0) return NONE;
+  const { recovered, givenUp, ordinary } = await recoverRuns(redis, namespace, workerId, leaseMs, runs);
+  const tags = runs.filter((_, at) => !ordinary.has(at)).map(({ tag }) => tag);
+  return { tags: new Set(tags), recovered, givenUp };
+}
+
+/** The next attempt of a run in flight; null for any other message. */
+function nextAttempt({ tag, score, value }: Held): LostRun | null {
+  const attempt = JOURNAL_TAG.exec(tag)?.[1];
+  if (attempt === undefined || value === null) return null;
+  try {
+    const { envelope, routingKey, priority } = redelivery(value);
+    const message = readMessage(envelope);
+    const { schedule } = message;
+    if (schedule === null || schedule.journal === null) return null;
+    const next = schedule.attempt + 1;
+    const nextTag = tag.replace(JOURNAL_TAG, `$2b${next.toString(16).padStart(3, '0')}$3`);
+    const parsed = parseJson(envelope) as { readonly headers: JsonObject; readonly properties: JsonObject };
+    return {
+      tag,
+      score,
+      shard: schedule.journal,
+      schedule: schedule.schedule,
+      list: queueList(routingKey, priority),
+      nextTag,
+      envelope: toPythonJson({
+        ...parsed,
+        headers: { ...parsed.headers, ringbeat: { ...(parsed.headers.ringbeat as JsonObject), attempt: next } },
+        properties: { ...parsed.properties, delivery_tag: nextTag },
+      }),
+    };
+  } catch {
+    // It cannot be read: putting it back says so.
+    return null;
+  }
+}
+
+/** Of runs in flight: the attempt, what is before it and behind it (lua/dispatch.lua). */
+const JOURNAL_TAG =
+  /^(?=.*-b([0-9a-f]{3})-[0-9a-f]{12}$)([0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-)b[0-9a-f]{3}(-[0-9a-f]{12})$/;
+
+type JsonObject = { readonly [key: string]: Json };
 
 /** A message as it lies in unacked; `value` is null when it is not there. */
 interface Held {

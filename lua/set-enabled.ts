@@ -25,7 +25,7 @@ export async function setEnabled(
 ): Promise<EnabledOutcome[]> {
   const reply = await script.run(
     redis,
-    [names.meta, keys.due, keys.definitions, keys.last, keys.completed],
+    [names.meta, keys.due],
     [request.epoch, request.enabled ? 1 : 0, names.wake, request.shard, ...request.ids],
   );
   return Array.from(textReply(script, reply), (letter) => OUTCOMES[letter]!);

@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis';
+import type { LoopWish } from '../protocol/loop.ts';
 import { KOMBU, namespaceKeys, resultKey, workerKeys } from './keys.ts';
 import { WORKER_DEAD_LETTERS } from './reserve.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
@@ -18,6 +19,17 @@ export interface Settlement {
   readonly result: { readonly taskId: string; readonly record: string } | null;
   /** Why it is kept as a dead letter, and which queue it came from. */
   readonly letter: { readonly queue: string; readonly reason: string } | null;
+  /** The run that ends with it, where a schedule waits for that. */
+  readonly run: SettledRun | null;
+}
+
+/** How a run in flight (lua/journal.ts) ends. */
+export interface SettledRun {
+  /** What the keys of its shard begin with. */
+  readonly shard: string;
+  readonly schedule: string;
+  readonly outcome: 'success' | 'failure';
+  readonly wish: LoopWish | null;
 }
 
 export interface SettleRequest {
@@ -47,13 +59,14 @@ export async function settle(redis: Redis, namespace: string, request: SettleReq
     namespaceKeys(namespace).workerDeadLetters,
   ];
   const args: (string | number)[] = [request.counter, request.resultExpiresSec, WORKER_DEAD_LETTERS];
-  for (const { tag, mode, result, letter } of request.settlements) {
+  for (const { tag, mode, result, letter, run } of request.settlements) {
     if (result !== null) keys.push(resultKey(result.taskId));
     args.push(
       tag,
       mode,
       result === null ? '' : result.record,
       letter === null ? '' : `${letter.queue}\n${letter.reason}`,
+      run === null ? '' : [run.shard, run.outcome, run.wish ?? '', run.schedule].join('\x1f'),
     );
   }
   const [nowMs, late] = listReply(script, await script.run(redis, keys, args));

@@ -19,6 +19,8 @@ export interface ScheduleHeader {
   readonly due: number;
   readonly run: number;
   readonly attempt: number;
+  /** What the keys of its shard begin with, where the end of the run is waited for; null where it is not. */
+  readonly journal: string | null;
 }
 
 /** A task message, of protocol 1 or 2, read once and checked. */
@@ -85,6 +87,25 @@ export function readMessage(envelope: string): TaskMessage {
 
 type Fields = { readonly [key: string]: unknown };
 
+/**
+ * The task id and eta (ms since epoch, or null) of a kombu envelope, whatever its body is written in; null when it does not
+ * tell them.
+ */
+export function readDelay(envelope: string): { readonly id: string; readonly etaMs: number | null } | null {
+  try {
+    const message = record(parse(envelope, 'the envelope is not JSON'), 'the envelope is no object');
+    const headers = optionalRecord(message.headers, 'its headers are no object');
+    const { id, etaMs } =
+      typeof headers.task === 'string'
+        ? { id: text(headers.id), etaMs: instant(headers.eta, 'eta') }
+        : readMessage(envelope);
+    return id === null ? null : { id, etaMs };
+  } catch {
+    // Whoever takes it from its queue says what is wrong with it.
+    return null;
+  }
+}
+
 function assemble(
   fields: Fields,
   headers: Fields,
@@ -140,11 +161,20 @@ function workflowOf(embed: Fields): readonly string[] {
   return parts;
 }
 
+/** `rb:{3}:` (lua/keys.ts). */
+const SHARD_PREFIX = /^[^{}]+:\{\d+\}:$/;
+
 function scheduleHeader(header: unknown): ScheduleHeader | null {
   if (typeof header !== 'object' || header === null) return null;
-  const { schedule, due, run, attempt } = header as Fields;
+  const { schedule, due, run, attempt, journal } = header as Fields;
   if (typeof schedule !== 'string' || typeof due !== 'number') return null;
-  return { schedule, due, run: typeof run === 'number' ? run : 0, attempt: typeof attempt === 'number' ? attempt : 0 };
+  return {
+    schedule,
+    due,
+    run: typeof run === 'number' ? run : 0,
+    attempt: typeof attempt === 'number' ? attempt : 0,
+    journal: typeof journal === 'string' && SHARD_PREFIX.test(journal) ? journal : null,
+  };
 }
 
 /** Content encodings of JSON that are read; kombu writes the first. */

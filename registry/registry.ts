@@ -1,39 +1,47 @@
 import type { Redis } from 'ioredis';
+import { backfill } from '../lua/backfill.ts';
 import {
   decodeDefinition,
   decodeTemplate,
-  encodeDefinition,
-  encodeTemplate,
   type StoredDefinition,
-  type Template,
+  spreadOffsetMs,
   type Timing,
 } from '../lua/definition.ts';
 import { deleteSchedules } from '../lua/delete-schedules.ts';
 import { type NamespaceKeys, queueBinding, type ShardKeys, shardKeys, shardOf } from '../lua/keys.ts';
-import { type PutEntry, type PutOutcome, putSchedules } from '../lua/put-schedules.ts';
+import { type Occurrence, readOccurrences } from '../lua/occurrences.ts';
+import { type Carried, type PutEntry, type PutOutcome, putSchedules } from '../lua/put-schedules.ts';
 import { decodeScore } from '../lua/score.ts';
 import { type EnabledOutcome, setEnabled } from '../lua/set-enabled.ts';
+import { type TriggerOutcome, trigger } from '../lua/trigger.ts';
 import { RingbeatError } from '../protocol/errors.ts';
-import { formatInstant, parseInstant } from '../schedule/instant.ts';
 import type { ScheduleSpec } from '../schedule/spec.ts';
 import type { Namespace } from './namespace.ts';
+import { decodeSpec, remember, SpecEncoder } from './spec-codec.ts';
 
 /** Schedules and bytes of one script call: about 2 ms of Redis. */
 const BATCH = 200;
 const BATCH_BYTES = 1_048_576;
 
-const TEMPLATE_CACHE = 10_000;
-
 export interface StoredSchedule {
   readonly spec: ScheduleSpec;
-  readonly state: 'scheduled' | 'paused' | 'completed';
+  /** `running`: a loop whose run is in flight. */
+  readonly state: 'scheduled' | 'running' | 'paused' | 'completed';
   readonly shard: number;
   readonly nextRunAtMs: number | null;
+  /** Regular runs sent; null unless max_runs is set. */
+  readonly runs: number | null;
+  /** Runs that the misfire policy or their expiry dropped. */
+  readonly misfired: number;
   /** Redis time at which the last run was pushed; null when it has not run. */
   readonly lastRunAtMs: number | null;
   readonly lastLatenessMs: number | null;
-  /** Offset of an interval schedule's grid where it counts from registration, ms. */
-  readonly nowOffsetMs: number | null;
+  /** What the spec does not tell about when it runs: see `nextRuns`. */
+  readonly originMs: number | null;
+  /** First three groups of its task ids. */
+  readonly seed: string;
+  /** What it takes along when it moves. */
+  readonly carried: Carried;
   /** Changes with every change of the schedule; see `replace`. */
   readonly revision: string;
 }
@@ -42,19 +50,26 @@ export interface RegistryOptions {
   readonly redis: Redis;
   readonly names: NamespaceKeys;
   /** Throws NAMESPACE_GONE while there is none. */
-  namespace(): Namespace;
+  namespace(): Pick<Namespace, 'name' | 'epoch' | 'shards'>;
+  /** About Redis's time, ms since epoch: from there on calendars are computed. */
+  nowMs(): number;
 }
+
+/** A schedule as it is handed over: new ones may take along what they had elsewhere. */
+export type PutSpec = ScheduleSpec & { readonly carried?: Carried };
 
 /** Schedules as users see them, kept in the shards. */
 export class Registry {
   readonly #options: RegistryOptions;
-  readonly #templates = new Map<string, string>();
-  readonly #decoded = new Map<string, Template>();
+  readonly #encoder: SpecEncoder;
+  /** Texts under their numbers, which are never given out twice. */
+  readonly #texts = new Map<string, string>();
   readonly #bound = new Set<string>();
   #boundEpoch = '';
 
   constructor(options: RegistryOptions) {
     this.#options = options;
+    this.#encoder = new SpecEncoder(options.namespace().name);
     // A Redis that comes back may be another one.
     options.redis.on('ready', () => this.#bound.clear());
   }
@@ -64,7 +79,7 @@ export class Registry {
   }
 
   /** Creates or updates; an outcome per spec, in order. Of several with one id the last wins. Throws NAMESPACE_GONE. */
-  async put(specs: readonly ScheduleSpec[]): Promise<PutOutcome[]> {
+  async put(specs: readonly PutSpec[]): Promise<PutOutcome[]> {
     const outcomes: PutOutcome[] = new Array(specs.length);
     let rest = specs.map((_, at) => at);
     while (rest.length > 0) {
@@ -178,6 +193,39 @@ export class Registry {
     return outcomes;
   }
 
+  /** Runs it once, now, in any state; see `TriggerOutcome`. The same request again changes nothing. Throws NAMESPACE_GONE. */
+  async trigger(id: string, requestId: string): Promise<TriggerOutcome> {
+    const { redis, names } = this.#options;
+    const { epoch, name, shards } = this.#options.namespace();
+    const shard = shardOf(id, shards);
+    return trigger(redis, names, shardKeys(name, shard), { epoch, shard, id, requestId });
+  }
+
+  /**
+   * Runs it for each of these due times, oldest first: how many were queued, null where there is no such schedule. The same
+   * request again changes nothing. Throws NAMESPACE_GONE.
+   */
+  async backfill(id: string, duesMs: readonly number[], requestId: string): Promise<number | null> {
+    const { redis, names } = this.#options;
+    const { epoch, name, shards } = this.#options.namespace();
+    const shard = shardOf(id, shards);
+    return backfill(redis, names, shardKeys(name, shard), { epoch, shard, id, duesMs, requestId });
+  }
+
+  /** Its runs of the last hour that were noted one by one, newest first, at most `limit`. */
+  async occurrences(id: string, limit: number): Promise<Occurrence[]> {
+    const { name, shards } = this.#options.namespace();
+    return readOccurrences(this.#options.redis, shardKeys(name, shardOf(id, shards)), id, limit);
+  }
+
+  /** The namespace's epoch, which tells it from a later one of its name. Throws NAMESPACE_GONE. */
+  async epoch(): Promise<string> {
+    const { redis, names } = this.#options;
+    const { name, epoch } = this.#options.namespace();
+    if ((await redis.hget(names.meta, 'epoch')) !== epoch) throw namespaceGone(name);
+    return epoch;
+  }
+
   /** One step of HSCAN over a shard's schedules: what is there throughout a whole scan is seen at least once. */
   async scan(
     shard: number,
@@ -251,60 +299,8 @@ export class Registry {
     await Promise.all(runs);
   }
 
-  #encode(spec: ScheduleSpec): PutEntry {
-    const definition = encodeDefinition({
-      id: spec.id,
-      timing: timingOf(spec),
-      endMs: spec.end === null ? null : parseInstant(spec.end),
-      args: spec.args,
-      kwargs: spec.kwargs,
-      headers: spec.options.headers,
-      tags: spec.tags,
-      enabled: spec.enabled,
-    });
-    return { id: spec.id, template: this.#templateOf(spec), ...definition };
-  }
-
-  #templateOf(spec: ScheduleSpec): string {
-    const { priority, expires, time_limit, soft_time_limit, ignore_result } = spec.options;
-    const { policy, grace } = spec.misfire;
-    const { name } = this.#options.namespace();
-    const key = JSON.stringify([
-      name,
-      spec.task,
-      spec.queue,
-      spec.queue_cap,
-      policy,
-      grace,
-      priority,
-      expires,
-      time_limit,
-      soft_time_limit,
-      ignore_result,
-    ]);
-    const known = this.#templates.get(key);
-    if (known !== undefined) return known;
-    const template = encodeTemplate(
-      {
-        task: spec.task,
-        queue: spec.queue,
-        queueCap: spec.queue_cap,
-        misfire: { policy, graceMs: grace === null ? null : toMs(grace) },
-        expires:
-          expires === null
-            ? null
-            : typeof expires === 'number'
-              ? { afterMs: toMs(expires) }
-              : { atMs: parseInstant(expires)! },
-        priority,
-        timeLimit: time_limit,
-        softTimeLimit: soft_time_limit,
-        ignoreResult: ignore_result,
-      },
-      name,
-    );
-    remember(this.#templates, key, template);
-    return template;
+  #encode(spec: PutSpec): PutEntry {
+    return this.#encoder.encode(spec, this.#options.nowMs(), spec.carried);
   }
 
   async #describe(
@@ -316,32 +312,60 @@ export class Registry {
     const { redis } = this.#options;
     const ids = present.map(({ id }) => id);
     const definitions = present.map(({ id, text }) => decodeDefinition(id, text));
-    const { epoch } = this.#options.namespace();
-    // A number is never given out twice in a shard's life, so that what it stood for may be remembered.
-    const cacheKey = (number: string) => `${epoch}:${shard}:${number}`;
-    const unknown = [...new Set(definitions.map(({ template }) => template))].filter(
-      (number) => !this.#decoded.has(cacheKey(number)),
-    );
-    const [due, completed, last, templates] = await Promise.all([
+    const [textOf, due, completed, last, journal, claims, missed, runs, held, dropped] = await Promise.all([
+      this.#textsOf(shard, keys, definitions),
       redis.zmscore(keys.due, ...ids),
       redis.zmscore(keys.completed, ...ids),
       redis.hmget(keys.last, ...ids),
-      unknown.length === 0 ? [] : redis.hmget(keys.templates, ...unknown),
+      redis.hmget(keys.journal, ...ids),
+      redis.zmscore(keys.claims, ...ids),
+      redis.zmscore(keys.missed, ...ids),
+      redis.hmget(keys.runs, ...ids),
+      redis.hmget(keys.held, ...ids),
+      redis.hmget(keys.dropped, ...ids),
     ]);
-    unknown.forEach((number, i) => {
-      const text = templates[i];
-      if (text != null) remember(this.#decoded, cacheKey(number), decodeTemplate(text));
-    });
     return definitions.map((definition, i) => {
+      const texts = [definition.template, definition.calendar, definition.exclusion].map((number) =>
+        number === null ? null : textOf(number),
+      );
       // Deleted between the reads: as good as gone.
-      const template = this.#decoded.get(cacheKey(definition.template));
-      if (template === undefined) return null;
-      return storedSchedule(shard, definition, template, {
+      if (texts.includes(undefined)) return null;
+      const [template, calendar, exclusion] = texts as [string, string | null, string | null];
+      return storedSchedule(shard, definition, decodeSpec(definition, decodeTemplate(template), calendar, exclusion), {
         due: due[i] ?? null,
         completed: completed[i] ?? null,
         last: last[i] ?? null,
+        isInFlight: journal[i] != null,
+        isClaimed: claims[i] != null,
+        missed: missed[i] ?? null,
+        runs: runs[i] ?? null,
+        held: held[i] ?? null,
+        dropped: Number(dropped[i] ?? 0),
       });
     });
+  }
+
+  /** Reads the texts that these definitions share. */
+  async #textsOf(
+    shard: number,
+    keys: ShardKeys,
+    definitions: readonly StoredDefinition[],
+  ): Promise<(number: string) => string | undefined> {
+    const { epoch } = this.#options.namespace();
+    const cacheKey = (number: string) => `${epoch}:${shard}:${number}`;
+    const numbers = new Set(
+      definitions.flatMap(({ template, calendar, exclusion }) => [template, calendar, exclusion]),
+    );
+    const unknown = [...numbers].filter((number) => number !== null && !this.#texts.has(cacheKey(number))) as string[];
+    const found = unknown.length === 0 ? [] : await this.#options.redis.hmget(keys.templates, ...unknown);
+    const fresh = new Map<string, string>();
+    unknown.forEach((number, i) => {
+      const text = found[i];
+      if (text == null) return;
+      fresh.set(number, text);
+      remember(this.#texts, cacheKey(number), text);
+    });
+    return (number) => fresh.get(number) ?? this.#texts.get(cacheKey(number));
   }
 }
 
@@ -349,97 +373,79 @@ interface Marks {
   readonly due: string | null;
   readonly completed: string | null;
   readonly last: string | null;
+  readonly isInFlight: boolean;
+  /** Whether its next run is being computed. */
+  readonly isClaimed: boolean;
+  readonly missed: string | null;
+  readonly runs: string | null;
+  readonly held: string | null;
+  readonly dropped: number;
 }
 
-function storedSchedule(shard: number, definition: StoredDefinition, template: Template, marks: Marks): StoredSchedule {
+function storedSchedule(shard: number, definition: StoredDefinition, spec: ScheduleSpec, marks: Marks): StoredSchedule {
   const { timing } = definition;
   const score = decodeScore(marks.due ?? marks.completed ?? 0);
   const told = marks.last === null ? null : marks.last.split(':').map(Number);
   let lastDueMs = told === null ? null : told[0]!;
   let lastLatenessMs = told === null ? null : told[1]!;
-  if (score.latenessMs !== null && Number.isFinite(score.latenessMs)) {
+  const isPlain =
+    timing.kind === 'every' && timing.jitterMs === 0 && timing.maxRuns === null && !definition.isExcluding;
+  if ((isPlain || timing.kind === 'once') && score.latenessMs !== null && Number.isFinite(score.latenessMs)) {
     lastLatenessMs = score.latenessMs;
-    lastDueMs = timing.kind === 'once' ? score.atMs - score.latenessMs : score.atMs - timing.everyMs;
+    lastDueMs = timing.kind === 'every' ? score.atMs - timing.everyMs : score.atMs - score.latenessMs;
   }
+  const nextRunAtMs = nextRunOf(timing, marks);
   return {
-    spec: specOf(definition, template),
-    state:
-      marks.completed !== null
-        ? 'completed'
-        : !definition.enabled
-          ? 'paused'
-          : marks.due === null
-            ? 'completed'
-            : 'scheduled',
+    spec,
+    state: stateOf(definition, marks),
     shard,
-    // A one-shot that a queue cap holds back is tried again later, but stays due at its own time.
-    nextRunAtMs: marks.due === null ? null : timing.kind === 'once' ? timing.atMs : score.atMs,
+    nextRunAtMs,
+    runs: timing.maxRuns === null ? null : Number(marks.runs ?? 0),
+    misfired: marks.dropped,
     lastRunAtMs: lastDueMs === null || lastLatenessMs === null ? null : lastDueMs + lastLatenessMs,
     lastLatenessMs,
-    nowOffsetMs: definition.nowOffsetMs,
+    originMs: originOf(definition, nextRunAtMs),
+    seed: definition.seed,
+    carried: {
+      seed: definition.seed,
+      anchorMs: timing.kind === 'once' && timing.inMs !== null ? timing.atMs : definition.nowOffsetMs,
+      // A loop whose run is in flight begins its next one where it goes to.
+      dueMs: nextRunAtMs ?? (marks.isInFlight && timing.kind === 'loop' && definition.enabled ? 0 : null),
+      completedAtMs: marks.completed === null ? null : decodeScore(marks.completed).atMs,
+      runs: timing.maxRuns === null ? null : Number(marks.runs ?? 0),
+      held: marks.held,
+    },
     revision: definition.revision,
   };
 }
 
-function timingOf(spec: ScheduleSpec): Timing {
-  const { schedule } = spec;
-  const startMs = spec.start === null ? null : parseInstant(spec.start);
-  if ('every' in schedule) {
-    const { phase } = schedule;
-    return {
-      kind: 'every',
-      everyMs: toMs(schedule.every),
-      phase: typeof phase === 'number' ? toMs(phase) : phase,
-      startMs,
-    };
+function stateOf({ timing, enabled }: StoredDefinition, marks: Marks): StoredSchedule['state'] {
+  if (marks.completed !== null) return 'completed';
+  if (timing.kind === 'loop' && marks.isInFlight) return 'running';
+  if (!enabled) return 'paused';
+  if (marks.due !== null || marks.missed !== null || marks.isClaimed) return 'scheduled';
+  return 'completed';
+}
+
+/** A one-shot or loop that a queue cap holds back is tried again later, but stays due at its own time. */
+function nextRunOf(timing: Timing, { due, missed, held }: Marks): number | null {
+  if (due === null)
+    return missed === null || timing.kind === 'every' || timing.kind === 'calendar' ? null : Number(missed);
+  if (timing.kind === 'once') return timing.atMs;
+  if (timing.kind === 'loop' && held !== null && held !== '-') return Number(held);
+  return decodeScore(due).atMs;
+}
+
+function originOf({ id, timing, nowOffsetMs }: StoredDefinition, nextRunAtMs: number | null): number | null {
+  switch (timing.kind) {
+    case 'every':
+      if (timing.phase === 'now') return nowOffsetMs;
+      return timing.phase === 'spread' ? spreadOffsetMs(id, timing.everyMs) : timing.phase;
+    case 'once':
+      return timing.atMs;
+    default:
+      return nextRunAtMs;
   }
-  if ('at' in schedule) return { kind: 'once', atMs: parseInstant(schedule.at), inMs: null, startMs };
-  return { kind: 'once', atMs: null, inMs: toMs(schedule.in), startMs };
-}
-
-function specOf(definition: StoredDefinition, template: Template): ScheduleSpec {
-  const { timing } = definition;
-  const instant = (ms: number | null) => (ms === null ? null : formatInstant(ms));
-  const seconds = (ms: number | null) => (ms === null ? null : ms / 1_000);
-  const { expires } = template;
-  return {
-    id: definition.id,
-    task: template.task,
-    args: definition.args,
-    kwargs: definition.kwargs,
-    queue: template.queue,
-    schedule:
-      timing.kind === 'every'
-        ? {
-            every: timing.everyMs / 1_000,
-            phase: typeof timing.phase === 'number' ? timing.phase / 1_000 : timing.phase,
-          }
-        : timing.inMs !== null
-          ? { in: timing.inMs / 1_000 }
-          : { at: formatInstant(timing.atMs!) },
-    start: instant(timing.startMs),
-    end: instant(definition.endMs),
-    max_runs: null,
-    jitter: 0,
-    exclude: [],
-    misfire: { policy: template.misfire.policy, grace: seconds(template.misfire.graceMs) },
-    overlap: 'allow',
-    queue_cap: template.queueCap,
-    options: {
-      priority: template.priority,
-      expires: expires === null ? null : 'afterMs' in expires ? expires.afterMs / 1_000 : formatInstant(expires.atMs),
-      time_limit: template.timeLimit,
-      soft_time_limit: template.softTimeLimit,
-      ignore_result: template.ignoreResult,
-      headers: definition.headers,
-    },
-    enabled: definition.enabled,
-    tags: [...definition.tags],
-  };
-}
-
-function toMs(seconds: number): number {
-  return Math.round(seconds * 1_000);
 }
 
 /** Ranges of entries that fit one script call each. */
@@ -457,11 +463,6 @@ function splitByBytes(entries: readonly PutEntry[]): { from: number; to: number 
   });
   parts.push({ from, to: entries.length });
   return parts;
-}
-
-function remember<Value>(cache: Map<string, Value>, key: string, value: Value): void {
-  if (cache.size >= TEMPLATE_CACHE) cache.clear();
-  cache.set(key, value);
 }
 
 /** The error while the namespace is not in Redis. */

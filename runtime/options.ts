@@ -123,6 +123,16 @@ export function addOptions(command: Command, table: OptionTable): Command {
   return command;
 }
 
+/** An option as `--help` explains it: with its default, where there is one, and its variable. */
+export function describeOption({ description, defaultValue, envVar }: Option): string {
+  const shown = Array.isArray(defaultValue) ? defaultValue.join(',') : (defaultValue ?? '');
+  const facts = [
+    ...(shown === '' || typeof shown === 'boolean' ? [] : [`default: ${shown}`]),
+    ...(envVar === undefined ? [] : [`env: ${envVar}`]),
+  ];
+  return facts.length === 0 ? description : `${description} (${facts.join(', ')})`;
+}
+
 /** The parsed options of a command, typed by the table they were added from, frozen. */
 export function optionValues<Table extends OptionTable>(command: Command, table: Table): OptionValues<Table> {
   const values = command.optsWithGlobals();

@@ -20,11 +20,10 @@ export function fieldErrors(issues: readonly z.core.$ZodIssue[]): FieldError[] {
 /** zod's issues in the words of this API. */
 export const READABLE = {
   error(issue: z.core.$ZodRawIssue): string {
+    if (issue.input === undefined && issue.code !== 'custom') return 'is required';
     switch (issue.code) {
       case 'invalid_type':
-        return issue.input === undefined
-          ? 'is required'
-          : `must be ${TYPE_NAMES[issue.expected] ?? issue.expected}, got ${shown(issue.input)}`;
+        return `must be ${TYPE_NAMES[issue.expected] ?? issue.expected}, got ${shown(issue.input)}`;
       case 'too_small':
         return issue.origin === 'string'
           ? 'must not be empty'

@@ -2,36 +2,38 @@ import { isUtf8 } from 'node:buffer';
 import { LosslessNumber } from 'lossless-json';
 import { z } from 'zod';
 import { type Json, parseJson, toJson } from '../protocol/json.ts';
+import { calendarOf, calendarText } from './calendar.ts';
+import { CronError } from './cron.ts';
+import { exclusionOf, exclusionText } from './exclusion.ts';
 import { type FieldError, fieldErrors, READABLE } from './field-errors.ts';
-import { formatInstant, parseInstant } from './instant.ts';
+import {
+  duration,
+  instant,
+  isObject,
+  jsonList,
+  jsonObject,
+  MAX_DEPTH,
+  MAX_NAME_BYTES,
+  name,
+  positiveDuration,
+  printableName,
+  TOO_DEEP,
+  wholeMs,
+} from './fields.ts';
+import { parseInstant } from './instant.ts';
+import { RruleError } from './rrule-text.ts';
+import { type CalendarTiming, EXCLUDE_KINDS, exclude, KINDS, LONGEST_INTERVAL, timing } from './timing.ts';
 
 /** A spec, as JSON, may be this long. */
 export const MAX_SPEC_BYTES = 65_536;
 
-const MAX_NAME_BYTES = 200;
-
 const MAX_TAGS = 32;
 
-/** Python's JSON reader gives up at about 1,000 levels, and so does whoever reads the arguments recursively. */
-const MAX_DEPTH = 64;
+const MAX_EXCLUDES = 100;
 
-/** 10 years of 365.25 days, s. */
-const LONGEST_INTERVAL = 315_576_000;
-
-/** 100 years, s: further ahead is a mistake in the unit. */
-const LONGEST_DURATION = 3_155_760_000;
-
-const NOT_YET = 'is not supported by this version';
-
-/** Fields of the format that later versions understand; named, so that nobody looks for a typing error. */
-const LATER_FIELDS = new Set([
-  'schedule.cron',
-  'schedule.after',
-  'schedule.solar',
-  'schedule.rrule',
-  'schedule.trigger',
-  'options.worker',
-]);
+/** What bounds, s, when a run of which nothing is heard counts as ended, where the spec sets none. */
+const JOURNAL_EXPIRES = 3_600;
+const JOURNAL_TIME_LIMIT = 300;
 
 /** Headers that a task message has already (celery/app/amqp.py as_task_v2; kombu; our own). */
 const RESERVED_HEADERS = new Set([
@@ -68,9 +70,6 @@ const RESERVED_QUEUES = new Set(['unacked', 'unacked_index', 'unacked_mutex']);
 const RESERVED_QUEUE_PREFIXES = ['_kombu.', 'celery-task-meta-', 'celery-taskset-meta-'];
 const PRIORITY_SEPARATOR = '\x06\x16';
 
-type JsonList = readonly Json[];
-type JsonObject = { readonly [key: string]: Json };
-
 /** The fields of a spec, one schema each. */
 export function createSpecFields(namespace: string) {
   const queuePrefixes = [`${namespace}:`, ...RESERVED_QUEUE_PREFIXES];
@@ -90,11 +89,24 @@ export function createSpecFields(namespace: string) {
     schedule: timing,
     start: instant('No run before this time; the grid stays the same.').nullable().default(null),
     end: instant('No run at or after this time.').nullable().default(null),
-    max_runs: z.literal(null, { error: NOT_YET }).default(null),
-    jitter: z.literal(0, { error: NOT_YET }).default(0),
-    exclude: z.array(z.never({ error: NOT_YET })).default([]),
+    max_runs: z.int().min(1).nullable().default(null).describe('Ends after this many runs were sent; null: never.'),
+    jitter: z
+      .number()
+      .min(0)
+      .max(LONGEST_INTERVAL)
+      .overwrite(wholeMs)
+      .default(0)
+      .describe('Each run is due up to this many s after its nominal time, always the same for the same run.'),
+    exclude: z
+      .array(exclude)
+      .max(MAX_EXCLUDES)
+      .default([])
+      .describe("What would be due then does not run: days, ranges, crons, in the schedule's zone."),
     misfire: misfire.default({ policy: 'latest', grace: null }),
-    overlap: z.literal('allow', { error: 'other than "allow" is not supported by this version' }).default('allow'),
+    overlap: z
+      .enum(['allow', 'skip', 'buffer_one'])
+      .default('allow')
+      .describe('What becomes of a run that is due while the previous one has not ended.'),
     queue_cap: z
       .int()
       .min(0)
@@ -115,51 +127,119 @@ export function createSpecFields(namespace: string) {
  */
 export function createSpecSchema(namespace: string) {
   return z.strictObject(createSpecFields(namespace)).check(({ value, issues }) => {
-    const refuse = (path: string[], message: string) => issues.push({ code: 'custom', path, message, input: value });
-    const { schedule, start, end } = value;
-    // All are in one notation by now, so that they compare as texts.
-    if (start !== null && end !== null && end <= start) refuse(['end'], 'must be later than start');
-    if ('at' in schedule && start !== null && schedule.at < start)
-      refuse(['schedule', 'at'], 'must not be before start');
-    if ('at' in schedule && end !== null && schedule.at >= end) refuse(['schedule', 'at'], 'must be before end');
+    // What goes together can be told only of fields that are right each by itself.
+    if (issues.length > 0) return;
+    for (const { path, message } of [...fillOptions(value), ...crossErrors(value)]) {
+      issues.push({ code: 'custom', path: path.split('.'), message, input: value });
+    }
   });
 }
 
 export type SpecSchema = ReturnType<typeof createSpecSchema>;
 
+type CheckedSpec = z.output<SpecSchema>;
+
 /** A checked spec with every default filled in. */
-export type ScheduleSpec = z.output<SpecSchema>;
+export type ScheduleSpec = CheckedSpec & { readonly options: { readonly ignore_result: boolean } };
 
-const every = z
-  .strictObject({
-    every: z
-      .number()
-      .min(0.1)
-      .max(LONGEST_INTERVAL)
-      .overwrite(wholeMs)
-      .describe('Interval, s. Runs lie on a fixed grid that never drifts.'),
-    phase: z
-      .union([z.literal('spread'), z.literal('now'), z.number().min(0).overwrite(wholeMs)], {
-        error: 'must be "spread", "now" or an offset in seconds from 0',
-      })
-      .default('spread')
-      .describe(
-        'Where the grid lies: by a hash of the id, from the moment of registration, or this many s after the epoch (less than every).',
-      ),
-  })
-  .check(({ value, issues }) => {
-    if (typeof value.phase === 'number' && value.phase >= value.every) {
-      issues.push({ code: 'custom', path: ['phase'], message: 'must be less than every', input: value.phase });
-    }
+/**
+ * Whether the end of its runs has to be seen: they are then kept in the journal from dispatch until they are completed.
+ */
+export function isJournal({ overlap, schedule }: Pick<CheckedSpec, 'overlap' | 'schedule'>): boolean {
+  return overlap !== 'allow' || 'after' in schedule;
+}
+
+/**
+ * The spec without the options that have their present value only because `overlap` and `schedule` are what they are, so
+ * that a patch that changes these brings the defaults that belong to them.
+ */
+export function withoutDerivedOptions(spec: ScheduleSpec): Json {
+  const { ignore_result, expires, time_limit, ...options } = spec.options;
+  const derived = derivedOptions(spec);
+  return {
+    ...spec,
+    options: {
+      ...options,
+      ...(ignore_result === derived.ignore_result ? {} : { ignore_result }),
+      ...(expires === derived.expires ? {} : { expires }),
+      ...(time_limit === derived.time_limit ? {} : { time_limit }),
+    },
+  };
+}
+
+function derivedOptions(spec: CheckedSpec) {
+  if (!isJournal(spec)) return { ignore_result: true, expires: null, time_limit: null };
+  if (spec.options.worker !== null) return { ignore_result: false, expires: null, time_limit: null };
+  return { ignore_result: false, expires: JOURNAL_EXPIRES, time_limit: JOURNAL_TIME_LIMIT };
+}
+
+/** Fills what the spec leaves to its kind, and tells what does not go with it. */
+function fillOptions(spec: CheckedSpec): FieldError[] {
+  const { priority, soft_time_limit, headers, worker } = spec.options;
+  const derived = derivedOptions(spec);
+  const ignore_result = spec.options.ignore_result ?? derived.ignore_result;
+  const expires = spec.options.expires ?? derived.expires;
+  const time_limit = spec.options.time_limit ?? derived.time_limit;
+  spec.options = { priority, expires, time_limit, soft_time_limit, ignore_result, headers, worker };
+  const errors: FieldError[] = [];
+  if (soft_time_limit !== null && time_limit !== null && soft_time_limit > time_limit)
+    errors.push({ path: 'options.soft_time_limit', message: `must not be above time_limit, which is ${time_limit}` });
+  if (ignore_result && isJournal(spec) && worker === null)
+    errors.push({
+      path: 'options.ignore_result',
+      message: `must be false with ${'after' in spec.schedule ? 'after' : `overlap "${spec.overlap}"`}: from its result a run is known to have ended; or set options.worker to "ringbeat"`,
+    });
+  return errors;
+}
+
+function crossErrors(spec: CheckedSpec): FieldError[] {
+  const { schedule, start, end, jitter, overlap } = spec;
+  const errors: FieldError[] = [];
+  const refuse = (path: string, message: string) => errors.push({ path, message });
+  // All are in one notation by now, so that they compare as texts.
+  if (start !== null && end !== null && end <= start) refuse('end', 'must be later than start');
+  if ('at' in schedule && start !== null && schedule.at < start) refuse('schedule.at', 'must not be before start');
+  if ('at' in schedule && end !== null && schedule.at >= end) refuse('schedule.at', 'must be before end');
+  if ('every' in schedule) {
+    if (jitter >= schedule.every) refuse('jitter', `must be less than every, which is ${schedule.every}`);
+  } else if ('at' in schedule || 'in' in schedule || 'after' in schedule) {
+    const kind = 'after' in schedule ? 'after' : 'at' in schedule ? 'at' : 'in';
+    if (jitter !== 0) refuse('jitter', `must be 0 with ${kind}: it spreads times that repeat`);
+    if (overlap !== 'allow')
+      refuse('overlap', `must be "allow" with ${kind}: ${kind === 'after' ? 'a loop' : 'a single run'} never overlaps`);
+  } else {
+    errors.push(...calendarErrors(spec, schedule));
+  }
+  if (spec.exclude.length > 0) errors.push(...excludeErrors(spec));
+  return errors;
+}
+
+/** What only compiling shows: fields that mean nothing, unknown zones, times that never come. */
+function calendarErrors(spec: CheckedSpec, schedule: CalendarTiming): FieldError[] {
+  const startMs = spec.start === null ? null : parseInstant(spec.start);
+  const error = compileError(() => calendarOf(calendarText(schedule, spec.id, startMs)));
+  return error === null ? [] : [{ path: `schedule.${error.field}`, message: error.message }];
+}
+
+function excludeErrors({ exclude, schedule }: CheckedSpec): FieldError[] {
+  const tz = 'tz' in schedule ? schedule.tz : 'UTC';
+  return exclude.flatMap((entry, at) => {
+    if (typeof entry === 'string' || !('cron' in entry)) return [];
+    const error = compileError(() => exclusionOf(exclusionText([entry], tz)));
+    // An unknown zone is the schedule's own error, and is told there.
+    return error === null || error.field === 'tz' ? [] : [{ path: `exclude.${at}.cron`, message: error.message }];
   });
+}
 
-const at = z.strictObject({ at: instant('Runs once, at this time; in the past it is a missed run.') });
-
-const inSeconds = z.strictObject({ in: duration('Runs once, this many s after it was first registered.').min(0) });
-
-const KINDS = ['every', 'at', 'in'];
-
-const timing = z.union([every, at, inSeconds], { error: `must be an object with one of ${KINDS.join(', ')}` });
+function compileError(compile: () => void): CronError | RruleError | null {
+  try {
+    compile();
+    return null;
+  } catch (error) {
+    if (error instanceof CronError || error instanceof RruleError) return error;
+    throw error;
+  }
+}
 
 const misfire = z
   .strictObject({
@@ -168,126 +248,44 @@ const misfire = z
   })
   .describe('What becomes of runs that could not be sent in time.');
 
-const options = z
-  .strictObject({
-    priority: z.int().min(0).max(9).nullable().default(null),
-    expires: z
-      .union([positiveDuration('s after the due time'), instant('or a time')], {
-        error: 'must be a number of seconds above 0, an ISO 8601 time, or null',
-      })
-      .nullable()
-      .default(null)
-      .describe('After this the task is not run any more.'),
-    time_limit: positiveDuration('Hard limit of the run time, s.').nullable().default(null),
-    soft_time_limit: positiveDuration('Soft limit of the run time, s.').nullable().default(null),
-    ignore_result: z.boolean().default(true),
-    headers: jsonObject('Message headers of your own.')
-      .check(({ value, issues }) => {
-        for (const key of Object.keys(value)) {
-          if (!RESERVED_HEADERS.has(key)) continue;
-          issues.push({ code: 'custom', path: [key], message: "is one of Celery's own headers", input: value });
-        }
-      })
-      .default({}),
-  })
-  .check(({ value, issues }) => {
-    const { time_limit, soft_time_limit } = value;
-    if (time_limit !== null && soft_time_limit !== null && soft_time_limit > time_limit) {
-      issues.push({
-        code: 'custom',
-        path: ['soft_time_limit'],
-        message: 'must not be above time_limit',
-        input: soft_time_limit,
-      });
-    }
-  });
+const options = z.strictObject({
+  priority: z.int().min(0).max(9).nullable().default(null),
+  expires: z
+    .union([positiveDuration('s after the due time'), instant('or a time')], {
+      error: 'must be a number of seconds above 0, an ISO 8601 time, or null',
+    })
+    .nullable()
+    .default(null)
+    .describe('After this the task is not run any more.'),
+  time_limit: positiveDuration('Hard limit of the run time, s.').nullable().default(null),
+  soft_time_limit: positiveDuration('Soft limit of the run time, s.').nullable().default(null),
+  ignore_result: z
+    .boolean()
+    .optional()
+    .describe('Default: true; false where the end of a run must be seen, with after or overlap other than allow.'),
+  headers: jsonObject('Message headers of your own.')
+    .check(({ value, issues }) => {
+      for (const key of Object.keys(value)) {
+        if (!RESERVED_HEADERS.has(key)) continue;
+        issues.push({ code: 'custom', path: [key], message: "is one of Celery's own headers", input: value });
+      }
+    })
+    .default({}),
+  worker: z
+    .literal('ringbeat')
+    .nullable()
+    .default(null)
+    .describe('"ringbeat": only bundled workers take the runs, which tell themselves when one has ended.'),
+});
 
 const NO_OPTIONS: z.output<typeof options> = {
   priority: null,
   expires: null,
   time_limit: null,
   soft_time_limit: null,
-  ignore_result: true,
   headers: {},
+  worker: null,
 };
-
-function name(description: string) {
-  return z
-    .string()
-    .check(({ value, issues }) => {
-      const refuse = (message: string) => issues.push({ code: 'custom', message, input: value });
-      if (value === '') refuse('must not be empty');
-      // A UTF-16 unit takes at most 3 bytes, so short texts need no counting.
-      else if (value.length * 3 > MAX_NAME_BYTES && Buffer.byteLength(value) > MAX_NAME_BYTES)
-        refuse(`must have at most ${MAX_NAME_BYTES} bytes`);
-      if (/\p{Cs}/u.test(value)) refuse(LONE_SURROGATE);
-    })
-    .meta({ description, minLength: 1, maxLength: MAX_NAME_BYTES });
-}
-
-function printableName(description: string) {
-  return name(description).regex(/^\P{Cc}*$/u, 'must not contain control characters');
-}
-
-function instant(description: string) {
-  return z
-    .string()
-    .refine((text) => parseInstant(text) !== null, {
-      error: 'must be an ISO 8601 time with Z or an offset, such as 2027-01-31T08:00:00Z, from 1970 to 9999',
-      abort: true,
-    })
-    .overwrite((text) => formatInstant(parseInstant(text) ?? 0))
-    .meta({ description, format: 'date-time' });
-}
-
-function duration(description: string) {
-  return z.number().max(LONGEST_DURATION).overwrite(wholeMs).describe(description);
-}
-
-function positiveDuration(description: string) {
-  return duration(description).min(0.001);
-}
-
-/** Seconds, to the ms. */
-function wholeMs(seconds: number): number {
-  return Math.round(seconds * 1_000) / 1_000;
-}
-
-function jsonList(description: string) {
-  return z
-    .custom<JsonList>((value) => Array.isArray(value), { error: 'must be a JSON array', abort: true })
-    .check(({ value, issues }) => refuseUnusable(value, issues))
-    .meta({ description, type: 'array', items: {} });
-}
-
-function jsonObject(description: string) {
-  return z
-    .custom<JsonObject>((value) => isObject(value), { error: 'must be a JSON object', abort: true })
-    .check(({ value, issues }) => refuseUnusable(value, issues))
-    .meta({ description, type: 'object', additionalProperties: {} });
-}
-
-const TOO_DEEP = `must not be nested deeper than ${MAX_DEPTH} levels`;
-
-const LONE_SURROGATE = 'must not contain a lone surrogate';
-
-function refuseUnusable(value: JsonList | JsonObject, issues: z.core.$ZodRawIssue[]): void {
-  const message = findUnusable(value, 1);
-  if (message !== null) issues.push({ code: 'custom', message, input: value });
-}
-
-/** Why a JSON value cannot be sent to a task, or null when it can. */
-function findUnusable(value: unknown, depth: number): string | null {
-  if (typeof value === 'string') return /\p{Cs}/u.test(value) ? LONE_SURROGATE : null;
-  if (typeof value !== 'object' || value === null || value instanceof LosslessNumber) return null;
-  if (depth > MAX_DEPTH) return TOO_DEEP;
-  for (const [key, member] of Object.entries(value)) {
-    if (key === '__proto__') return 'must not have a member named "__proto__"';
-    const message = (Array.isArray(value) ? null : findUnusable(key, depth)) ?? findUnusable(member, depth + 1);
-    if (message !== null) return message;
-  }
-  return null;
-}
 
 export type SpecResult =
   | { readonly ok: true; readonly spec: ScheduleSpec }
@@ -307,12 +305,12 @@ export function parseSpec(schema: SpecSchema, bytes: Uint8Array): SpecResult {
 /** Checks a spec that has been parsed by `parseJson`. Its JSON must not be longer than MAX_SPEC_BYTES; see `isTooLarge`. */
 export function checkSpec(schema: SpecSchema, value: Json): SpecResult {
   const result = schema.safeParse(value);
-  if (result.success) return { ok: true, spec: result.data };
+  if (result.success) return { ok: true, spec: result.data as ScheduleSpec };
   // What costs time and is hardly ever needed comes only now.
   if (isTooDeep(value, 0)) return refusal(null, TOO_DEEP);
   const plain = withPlainNumbers(value);
   const again = schema.safeParse(plain, READABLE);
-  if (again.success) return { ok: true, spec: again.data };
+  if (again.success) return { ok: true, spec: again.data as ScheduleSpec };
   return { ok: false, id: idOf(value), errors: specErrors(again.error.issues, plain) };
 }
 
@@ -362,12 +360,8 @@ function refusal(id: string | null, message: string): SpecResult {
   return { ok: false, id, errors: [{ path: '', message }] };
 }
 
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof LosslessNumber);
-}
-
 /** The same value with 10.0 and 1e1 as plain numbers wherever no task sees them. */
-function withPlainNumbers(value: Json): Json {
+export function withPlainNumbers(value: Json): Json {
   if (value instanceof LosslessNumber) return Number(value.toString());
   if (!isObject(value)) return value;
   return Object.fromEntries(
@@ -379,25 +373,35 @@ function withPlainNumbers(value: Json): Json {
 }
 
 function specErrors(issues: readonly z.core.$ZodIssue[], spec: Json): FieldError[] {
-  const given = isObject(spec) ? spec.schedule : undefined;
-  return issues
-    .flatMap((issue) =>
-      issue.code === 'invalid_union' && issue.path.join('.') === 'schedule'
-        ? timingErrors(issue, given)
-        : fieldErrors([issue]),
-    )
-    .map(({ path, message }) => ({ path, message: LATER_FIELDS.has(path) ? NOT_YET : message }));
+  return issues.flatMap((issue) => {
+    if (issue.code !== 'invalid_union') return fieldErrors([issue]);
+    const [field, at] = issue.path;
+    if (field === 'schedule' && at === undefined) return kindErrors(issue, valueAt(spec, issue.path), KINDS);
+    if (field === 'exclude') return kindErrors(issue, valueAt(spec, issue.path), EXCLUDE_KINDS);
+    return fieldErrors([issue]);
+  });
+}
+
+function valueAt(spec: Json, path: readonly PropertyKey[]): Json | undefined {
+  return path.reduce<Json | undefined>(
+    (value, key) =>
+      typeof value === 'object' && value !== null
+        ? (value as { readonly [key: string]: Json })[String(key)]
+        : undefined,
+    spec,
+  );
 }
 
 /** The errors of the kind that the user meant, instead of those of every kind. */
-function timingErrors(issue: z.core.$ZodIssueInvalidUnion, given: Json | undefined): FieldError[] {
-  if (!isObject(given)) return [{ path: 'schedule', message: given === undefined ? 'is required' : issue.message }];
-  const later = Object.keys(given)
-    .map((key) => `schedule.${key}`)
-    .filter((path) => LATER_FIELDS.has(path));
-  if (later.length > 0) return later.map((path) => ({ path, message: NOT_YET }));
-  const kinds = KINDS.filter((kind) => kind in given);
-  if (kinds.length !== 1) return [{ path: 'schedule', message: issue.message }];
-  const issues = issue.errors[KINDS.indexOf(kinds[0]!)] ?? [];
-  return fieldErrors(issues.map((inner) => ({ ...inner, path: ['schedule', ...inner.path] })));
+function kindErrors(
+  issue: z.core.$ZodIssueInvalidUnion,
+  given: Json | undefined,
+  kindKeys: readonly string[],
+): FieldError[] {
+  const path = issue.path.map(String).join('.');
+  if (given === undefined) return [{ path, message: 'is required' }];
+  const kinds = isObject(given) ? kindKeys.filter((kind) => kind in given) : [];
+  if (kinds.length !== 1) return [{ path, message: issue.message }];
+  const issues = issue.errors[kindKeys.indexOf(kinds[0]!)] ?? [];
+  return fieldErrors(issues.map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] })));
 }

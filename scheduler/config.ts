@@ -1,5 +1,9 @@
+import { InvalidArgumentError } from 'commander';
 import { COMMON_OPTIONS } from '../runtime/common-options.ts';
-import { flag, integer, list, number, type OptionValues, text } from '../runtime/options.ts';
+import { flag, integer, list, number, type OptionSpec, type OptionValues, oneOf, text } from '../runtime/options.ts';
+
+/** A queue's name has 200 bytes at most, and `.delayed` is added to it. */
+const MAX_QUEUE_BYTES = 192;
 
 /** Options that only the first node of a namespace decides; `ringbeat namespace set` changes them later. */
 export const NAMESPACE_OPTIONS = {
@@ -23,6 +27,18 @@ export const NAMESPACE_OPTIONS = {
     default: 3_600,
     doc: 'how long a completed one-shot is kept, s',
   }),
+  recoveryRate: integer({
+    placeholder: 'N',
+    min: 0,
+    max: 1_000_000,
+    default: 100_000,
+    doc: 'missed runs that all nodes together send per second after an outage; 0: as fast as it goes',
+  }),
+  recoveryOrder: oneOf(['current', 'missed'], {
+    default: 'current',
+    doc: 'which runs go first while missed ones wait: those that are due now, or the missed ones',
+  }),
+  delayedQueues: delayedQueues<readonly string[]>({ default: [] }),
 };
 
 export const BEAT_OPTIONS = {
@@ -49,6 +65,14 @@ export const BEAT_OPTIONS = {
   }),
   insecure: flag({ doc: 'allow the API to listen beyond loopback without a token' }),
   noApi: flag({ doc: 'serve no HTTP API' }),
+  journalDir: text<string | null>({
+    placeholder: 'DIR',
+    default: null,
+    doc: "folder for a copy of all schedules on this node's disk, from which they are restored should Redis lose them",
+  }),
+  createAtOnce: flag({
+    doc: 'create a namespace that is not in Redis without waiting for nodes that have it in a journal: for a Redis that nobody else uses',
+  }),
   helpAfter: integer({
     placeholder: 'MS',
     min: 10,
@@ -59,3 +83,24 @@ export const BEAT_OPTIONS = {
 };
 
 export type BeatConfig = OptionValues<typeof BEAT_OPTIONS>;
+
+/** Names of queues with a delayed list; null by default where it may be left as it is. */
+export function delayedQueues<T extends readonly string[] | null>(spec: { readonly default: T }): OptionSpec<T> {
+  const names = list({
+    default: [],
+    placeholder: 'QUEUE,…',
+    doc: 'queues with a list <queue>.delayed beside them, whose messages beat nodes keep until their eta',
+  });
+  return {
+    ...names,
+    default: spec.default,
+    parse(value, previous) {
+      const queues = [...new Set(names.parse(value, previous === spec.default ? [] : (previous ?? [])))];
+      const bad = queues.find((queue) => /["\\\x00-\x1f]/.test(queue) || Buffer.byteLength(queue) > MAX_QUEUE_BYTES);
+      if (bad === undefined) return queues as readonly string[] as T;
+      throw new InvalidArgumentError(
+        `"${bad}" cannot have one: its name must have at most ${MAX_QUEUE_BYTES} bytes and no quote, backslash or control character.`,
+      );
+    },
+  };
+}

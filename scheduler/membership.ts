@@ -4,14 +4,17 @@ import { heartbeat } from '../lua/heartbeat.ts';
 import type { NamespaceKeys } from '../lua/keys.ts';
 import { leave } from '../lua/leave.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
-import { type Namespace, parseNamespace, readNamespace } from '../registry/namespace.ts';
+import { type Namespace, parseNamespace, readNamespace, requireShards } from '../registry/namespace.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
+import type { Journal } from './journal/journal.ts';
 import { assignShards } from './ring.ts';
 import type { NodeInfo } from './status.ts';
 
 const HEARTBEAT_MS = 1_000;
+/** How often a node with a journal looks after a namespace that is not in Redis, ms. */
+const ABSENT_MS = 200;
 /** A node silent for this long is taken out of the ring. Helping covers its shards long before. */
 export const LEASE_MS = 5_000;
 
@@ -22,6 +25,8 @@ export interface MembershipOptions {
   readonly namespace: Namespace;
   readonly clock: RedisClock;
   readonly log: Log;
+  /** Null when this node keeps none on disk. */
+  readonly journal: Journal | null;
   /** What `GET /v1/nodes` shows of this node. */
   describe(): NodeInfo;
 }
@@ -84,8 +89,8 @@ export class Membership extends EventEmitter<{ owned: [readonly number[]] }> imp
   }
 
   async #beat(): Promise<number> {
-    if (this.#namespace === null && !(await this.#rejoin())) return HEARTBEAT_MS;
-    const { redis, names, nodeId, clock, log } = this.#options;
+    const { redis, names, nodeId, clock, log, journal } = this.#options;
+    if (this.#namespace === null && !(await this.#rejoin())) return journal === null ? HEARTBEAT_MS : ABSENT_MS;
     const sentAtMs = monotonicMs();
     try {
       const reply = await heartbeat(redis, names, {
@@ -105,30 +110,38 @@ export class Membership extends EventEmitter<{ owned: [readonly number[]] }> imp
       log.error({
         event: 'namespace_gone',
         namespace: this.#namespace!.name,
-        remedy: 'nothing is dispatched until a beat node that starts creates it anew',
+        remedy:
+          journal === null
+            ? 'nothing is dispatched until a node with a journal restores it, or a beat node that starts creates it anew'
+            : 'nothing is dispatched until it is restored from a journal, unless it was deleted',
       });
       this.#namespace = null;
       this.#setOwners(new Map());
+      return 0;
     }
     return HEARTBEAT_MS;
   }
 
-  /** Somebody may have created the namespace anew; a running node never does (it may be Redis that was lost). */
+  /**
+   * Somebody may have created the namespace anew; a running node never does (it may be Redis that was lost). A node with a
+   * journal may restore it.
+   */
   async #rejoin(): Promise<boolean> {
-    const { redis, names, namespace, log } = this.#options;
-    const found = await readNamespace(redis, names, namespace.name);
+    const { namespace, log } = this.#options;
+    const found = await this.#lookForNamespace();
     this.#lastAnswerAtMs = monotonicMs();
     if (found === null) return false;
-    if (found.shards !== namespace.shards) {
-      throw new RingbeatError('NAMESPACE_SHARDS', {
-        namespace: found.name,
-        stored: found.shards,
-        given: namespace.shards,
-      });
-    }
+    requireShards(found, namespace.shards);
     log.warn({ event: 'namespace_rejoined', namespace: found.name, epoch: found.epoch });
     this.#namespace = found;
     return true;
+  }
+
+  async #lookForNamespace(): Promise<Namespace | null> {
+    const { redis, names, namespace, journal } = this.#options;
+    if (journal === null) return readNamespace(redis, names, namespace.name);
+    const absence = await journal.absent();
+    return absence.is === 'over' ? absence.namespace : null;
   }
 
   #takeMembers(nodes: readonly string[]): void {

@@ -37,6 +37,11 @@ export class Metrics {
     help: 'Messages of lost workers given back to their queues by this node.',
     registers: [this.#registry],
   });
+  readonly #restored = new Counter({
+    name: 'ringbeat_restored_total',
+    help: 'Schedules put back by this node from its journal into a Redis that had lost them.',
+    registers: [this.#registry],
+  });
   readonly #jumps = new Counter({
     name: 'ringbeat_redis_clock_jumps_total',
     help: "Jumps of Redis's clock by more than a second that this node saw.",
@@ -87,6 +92,22 @@ export class Metrics {
 
   recordRecovered(messages: number): void {
     if (messages > 0) this.#recovered.inc(messages);
+  }
+
+  recordRestored(schedules: number): void {
+    if (schedules > 0) this.#restored.inc(schedules);
+  }
+
+  /** Tells from now on whether this node's journal lacks nothing. */
+  watchJournal(isWhole: () => boolean): void {
+    new Gauge({
+      name: 'ringbeat_journal_whole',
+      help: "1 while this node's journal on disk has every schedule and every change, else 0.",
+      registers: [this.#registry],
+      collect() {
+        this.set(isWhole() ? 1 : 0);
+      },
+    });
   }
 
   recordJump(): void {

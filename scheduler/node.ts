@@ -7,8 +7,11 @@ import { namespaceKeys, shardKeys } from '../lua/keys.ts';
 import { realign } from '../lua/realign.ts';
 import { requireRedisVersion } from '../lua/redis-version.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
-import { joinNamespace, type Namespace } from '../registry/namespace.ts';
+import { RevokedTasks } from '../protocol/revoked-tasks.ts';
+import type { Namespace } from '../registry/namespace.ts';
+import { DeadLetters } from '../registry/dead-letters.ts';
 import { namespaceGone, Registry } from '../registry/registry.ts';
+import { Tasks } from '../registry/tasks.ts';
 import { RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Service } from '../runtime/service.ts';
@@ -17,7 +20,13 @@ import type { ApiToken } from './api/auth.ts';
 import { requireSafeListener } from './api/auth.ts';
 import { createApi } from './api/server.ts';
 import type { Readiness, System } from './api/system.ts';
+import { Calendars } from './calendars.ts';
+import { Completions } from './completions.ts';
 import type { BeatConfig } from './config.ts';
+import { RemoteControl } from './control.ts';
+import { DelayedQueues } from './delayed.ts';
+import { joinAtStart } from './join.ts';
+import { Journal } from './journal/journal.ts';
 import { Membership } from './membership.ts';
 import { Metrics, type ShardGauges } from './metrics.ts';
 import { Recovery } from './recovery.ts';
@@ -39,18 +48,31 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   if (!config.noApi) requireSafeListener(config.apiHost, tokens, config.insecure);
   const id = `${hostname()}-${process.pid}-${randomBytes(3).toString('hex')}`;
   const names = namespaceKeys(config.namespace);
+  const metrics = new Metrics();
+  const journal =
+    config.journalDir === null
+      ? null
+      : await Journal.open({
+          dir: config.journalDir,
+          redisUrl: config.redis,
+          namespace: config.namespace,
+          nodeId: id,
+          log,
+          onRestored: metrics.recordRestored.bind(metrics),
+        });
+  if (journal !== null) metrics.watchJournal(() => journal.isWhole);
   const redis = connect(config.redis, { option: '--redis', name: `ringbeat-beat-${id}` });
   // Imports send much at once: dispatch must not wait in line behind them.
   const apiRedis = connect(config.redis, { option: '--redis', name: `ringbeat-api-${id}` });
   const subscriber = connect(config.redis, { option: '--redis', name: `ringbeat-wake-${id}` });
   const clock = new RedisClock((jumpMs) => takeJump(jumpMs));
-  const metrics = new Metrics();
   const startedAtMs = Date.now();
   let draining = false;
   let hasSteppedBack = false;
 
-  const joined = await join().catch((error: unknown) => {
+  const joined = await join().catch(async (error: unknown) => {
     for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
+    await journal?.stop();
     if (error instanceof RingbeatError) throw error;
     throw new RingbeatError(
       'REDIS_UNREACHABLE',
@@ -61,12 +83,17 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
 
   async function join(): Promise<Namespace> {
     await requireRedisVersion(redis);
-    return joinNamespace(redis, names, config.namespace, {
+    const wanted = {
       shards: config.shards,
       queueCap: config.queueCap,
       misfireThresholdMs: Math.round(config.misfireThreshold * 1_000),
       keepCompletedMs: Math.round(config.keepCompleted * 1_000),
-    });
+      recoveryRate: config.recoveryRate,
+      missedFirst: config.recoveryOrder === 'missed' ? 1 : 0,
+      delayedQueues: config.delayedQueues,
+    };
+    const { namespace: name, createAtOnce } = config;
+    return joinAtStart({ redis, names, name, nodeId: id, wanted, journal, createAtOnce });
   }
 
   const membership = new Membership({
@@ -76,6 +103,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     namespace: joined,
     clock,
     log,
+    journal,
     describe: (): NodeInfo => ({
       hostname: hostname(),
       pid: process.pid,
@@ -99,7 +127,29 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
   const isBusy = () => metrics.rate(clock.nowMs()) > 0;
   const sweeper = new Sweeper({ redis, names, log, namespace, isBusy, shards: () => owned });
 
+  const calendars = new Calendars({
+    redis,
+    names,
+    clock,
+    log,
+    namespace,
+    shards: () => owned,
+    onDue: (dueMs) => owner.wake(dueMs),
+  });
+  const completions = new Completions({
+    redis,
+    subscriber,
+    names,
+    log,
+    namespace,
+    allShards,
+    owned: () => membership.owned,
+  });
+
   const onRecovered = metrics.recordRecovered.bind(metrics);
+  const revoked = new RevokedTasks();
+  const control = new RemoteControl({ redis: apiRedis, subscriber, clock, revoked, log, namespace });
+  const delayed = new DelayedQueues({ redis: apiRedis, nodeId: id, revoked, log, namespace });
   const recovery = new Recovery({ redis, namespace: config.namespace, clock, log, onRecovered });
 
   membership.on('owned', (shards) => {
@@ -108,6 +158,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     others = allShards.filter((_, shard) => !mine.has(shard));
     owner.wake();
     helper.wake();
+    calendars.wake();
     // Whoever owned them before may have died before it could.
     if (hasSteppedBack) realignShards();
   });
@@ -147,7 +198,8 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     owner.wake();
     helper.wake();
   });
-  subscriber.on('message', (_, message: string) => {
+  subscriber.on('message', (channel, message: string) => {
+    if (channel !== names.wake) return;
     const [shard, dueMs] = message.split(':');
     if (dueMs === undefined) membership.refresh();
     else if (membership.owned.includes(Number(shard))) owner.wake(Number(dueMs));
@@ -160,9 +212,9 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
 
   const system: System = {
     nodes: () => readNodes(apiRedis, names, membership.owners),
-    shards: () => readShards(apiRedis, requireNamespace(), clock.nowMs(), system.ownerOf),
+    shards: () => readShards(apiRedis, requireNamespace(), system.ownerOf),
     queues: () => readQueues(apiRedis, requireNamespace()),
-    stats: () => readStats(apiRedis, requireNamespace(), clock.nowMs()),
+    stats: () => readStats(apiRedis, names, requireNamespace(), clock.nowMs()),
     ownerOf: (shard) => [...membership.owners].find(([, shards]) => shards.includes(shard))?.[0] ?? null,
     redisIsReachable: () => redis.status === 'ready',
     nowMs: () => clock.nowMs(),
@@ -184,7 +236,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     const current = namespace();
     if (redis.status !== 'ready' || current === null) return null;
     const [shards, queues] = await Promise.all([
-      readShards(apiRedis, current, clock.nowMs(), system.ownerOf),
+      readShards(apiRedis, current, system.ownerOf),
       readQueues(apiRedis, current),
     ]);
     const mine = shards.filter(({ owner }) => owner === id);
@@ -196,19 +248,33 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     };
   }
 
-  const registry = new Registry({ redis: apiRedis, names, namespace: requireNamespace });
+  const registry = new Registry({ redis: apiRedis, names, namespace: requireNamespace, nowMs: () => clock.nowMs() });
+  const tasks = new Tasks({ redis: apiRedis, names, namespace: requireNamespace });
+  const deadLetters = new DeadLetters({ redis: apiRedis, names, namespace: requireNamespace });
   const api = config.noApi
     ? null
-    : createApi({ registry, system, redis: apiRedis, namespace: config.namespace, tokens, log });
-  const services: readonly Service[] = [membership, owner, helper, sweeper, recovery];
+    : createApi({ registry, tasks, deadLetters, system, redis: apiRedis, namespace: config.namespace, tokens, log });
+  const services: readonly Service[] = [
+    membership,
+    owner,
+    helper,
+    sweeper,
+    calendars,
+    completions,
+    recovery,
+    control,
+    delayed,
+    ...(journal === null ? [] : [journal]),
+  ];
 
   return {
     id,
     async start() {
       // The port first: a node that cannot have it must not be in the ring.
       if (api !== null) {
-        await listen(api, config, log).catch((error: unknown) => {
+        await listen(api, config, log).catch(async (error: unknown) => {
           for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
+          await journal?.stop();
           throw error;
         });
       }
@@ -227,8 +293,13 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
       await owner.stop();
       await helper.stop();
       await sweeper.stop();
+      await calendars.stop();
+      await completions.stop();
       await recovery.stop();
+      await control.stop();
+      await delayed.stop();
       await membership.stop();
+      await journal?.stop();
       await api?.close();
       for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
       log.info({ event: 'beat_stopped', node: id });

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
-import { decodeTemplate } from '../lua/definition.ts';
+import { countShard, type ShardCounts } from '../lua/count-shard.ts';
+import { decodeShared, decodeTemplate } from '../lua/definition.ts';
 import { KOMBU, type NamespaceKeys, queueLists, shardKeys } from '../lua/keys.ts';
 import { readLateness } from '../lua/lateness.ts';
 import { decodeScore } from '../lua/score.ts';
@@ -41,17 +42,15 @@ export async function readNodes(
 export async function readShards(
   redis: Redis,
   { name, shards }: Namespace,
-  nowMs: number,
   ownerOf: (shard: number) => string | null,
 ): Promise<ShardStatus[]> {
   const ids = Array.from({ length: shards }, (_, shard) => shard);
   return Promise.all(
     ids.map(async (id) => {
       const keys = shardKeys(name, id);
-      const [schedules, head, overdue] = await Promise.all([
-        redis.hlen(keys.definitions),
+      const [head, { schedules, overdue }] = await Promise.all([
         redis.zrange(keys.due, '0', '0', 'WITHSCORES'),
-        redis.zcount(keys.due, '-inf', `(${nowMs - OVERDUE_MS}`),
+        countShard(redis, keys, OVERDUE_MS),
       ]);
       const nextDueAtMs = head[1] === undefined ? null : decodeScore(head[1]).atMs;
       return { id, owner: ownerOf(id), schedules, nextDueAtMs, overdue };
@@ -72,6 +71,8 @@ export async function readQueues(redis: Redis, namespace: Namespace): Promise<Qu
         const [next, flat] = await redis.hscan(keys.templates, cursor, 'COUNT', 500);
         cursor = next;
         for (let i = 1; i < flat.length; i += 2) {
+          // Calendars and exclusions lie among them.
+          if (decodeShared(flat[i]!).kind !== 'template') continue;
           const { queue, queueCap } = decodeTemplate(flat[i]!);
           caps.set(queue, Math.max(caps.get(queue) ?? 0, queueCap ?? namespace.queueCap));
           seen += 1;
@@ -99,46 +100,43 @@ export async function readQueues(redis: Redis, namespace: Namespace): Promise<Qu
   );
 }
 
-export async function readStats(redis: Redis, { name, shards }: Namespace, nowMs: number): Promise<SystemStats> {
+export async function readStats(
+  redis: Redis,
+  names: NamespaceKeys,
+  { name, shards }: Namespace,
+  nowMs: number,
+): Promise<SystemStats> {
   const all = Array.from({ length: shards }, (_, shard) => shardKeys(name, shard));
-  const lateness = await readLateness(redis, all, nowMs - RATE_WINDOW_MS, nowMs);
-  const totals = {
-    schedules: 0,
-    enabled: 0,
-    parked: 0,
-    overdue: 0,
-    dispatched: 0,
-    refused: 0,
-    misfired: 0,
-    recovered: 0,
-  };
-  await Promise.all(
-    all.map(async (keys) => {
-      const [schedules, due, parked, overdueRuns, overdueParked, counts] = await Promise.all([
-        redis.hlen(keys.definitions),
-        redis.zcard(keys.due),
-        redis.hlen(keys.parked),
-        redis.zcount(keys.due, '-inf', `(${nowMs - OVERDUE_MS}`),
-        redis.zcount(keys.extra, '-inf', `(${nowMs - OVERDUE_MS}`),
-        redis.hmget(keys.counts, 'dispatched', 'refused', 'misfired', 'recovered'),
-      ]);
-      totals.schedules += schedules;
-      totals.enabled += due;
-      totals.parked += parked;
-      totals.overdue += overdueRuns + overdueParked;
-      totals.dispatched += Number(counts[0] ?? 0);
-      totals.refused += Number(counts[1] ?? 0);
-      totals.misfired += Number(counts[2] ?? 0);
-      totals.recovered += Number(counts[3] ?? 0);
-    }),
-  );
+  const [lateness, counts, totals, workerDeadLetters] = await Promise.all([
+    readLateness(redis, all, nowMs - RATE_WINDOW_MS, nowMs),
+    Promise.all(all.map((keys) => countShard(redis, keys, OVERDUE_MS))),
+    Promise.all(all.map((keys) => redis.hmget(keys.counts, ...TOTALS))),
+    redis.xlen(names.workerDeadLetters),
+  ]);
+  const sum = (field: keyof ShardCounts) => counts.reduce((total, shard) => total + shard[field], 0);
+  const total = (name: (typeof TOTALS)[number]) =>
+    totals.reduce((sum, shard) => sum + Number(shard[TOTALS.indexOf(name)] ?? 0), 0);
   const percentile = (share: number) => (lateness.count === 0 ? null : lateness.percentile(share));
   return {
-    ...totals,
+    schedules: sum('schedules'),
+    enabled: sum('enabled'),
+    parked: sum('parked'),
+    overdue: sum('overdue'),
+    inFlight: sum('inFlight'),
+    missed: sum('missed'),
+    deadLetters: sum('deadLetters') + workerDeadLetters,
+    dispatched: total('dispatched'),
     rate: lateness.sweptCount / (RATE_WINDOW_MS / 1_000),
     lateness: { p50: percentile(0.5), p99: percentile(0.99), p999: percentile(0.999), max: percentile(1) },
+    refused: total('refused'),
+    misfired: total('misfired'),
+    skipped: total('skipped'),
+    recovered: total('recovered'),
   };
 }
+
+/** What a shard counts from the creation of the namespace on. */
+const TOTALS = ['dispatched', 'refused', 'misfired', 'skipped', 'recovered'] as const;
 
 /** A key of another type is no queue, and has no messages. */
 async function listLength(redis: Redis, list: string): Promise<number> {

@@ -75,6 +75,8 @@ export class Ticker implements Service {
       graceMs,
       misfireThresholdMs: namespace.misfireThresholdMs,
       queueCap: namespace.queueCap,
+      recoveryRate: namespace.recoveryRate,
+      missedFirst: namespace.missedFirst === 1,
     });
     clock.observe(reply.nowMs, sentAtMs);
     onDispatch(reply);

@@ -1,6 +1,6 @@
 import { type RegisteredTask, tasks } from '../client/task.ts';
 import type { Reserved } from '../lua/reserve.ts';
-import type { Settlement } from '../lua/settle.ts';
+import type { SettledRun, Settlement } from '../lua/settle.ts';
 import { messageOf } from '../protocol/errors.ts';
 import { readMessage, type TaskMessage } from '../protocol/message-reader.ts';
 import { failureRecord, notRegistered } from '../protocol/result.ts';
@@ -17,6 +17,8 @@ export interface Delivery {
   readonly isLate: boolean;
   /** Found to have been restored to somebody else: it is not to be run here. */
   isLost: boolean;
+  /** Aborts its task; made when the task asks for its signal. */
+  abort: AbortController | null;
 }
 
 export interface TriageOptions {
@@ -36,13 +38,19 @@ export function triage(reserved: Reserved, nowMs: number, { acksLate, log }: Tri
   } catch (error) {
     const reason = messageOf(error);
     log.error({ event: 'message_undecodable', tag, queue: list, reason });
-    return { tag, mode: 'dead', result: null, letter: { queue: list, reason } };
+    return { tag, mode: 'dead', result: null, letter: { queue: list, reason }, run: null };
   }
   const task = tasks.get(message.task);
   if (task === undefined) {
     log.error({ event: 'task_unknown', tag, queue: list, task: message.task, id: message.id });
     const record = failureRecord(message, notRegistered(message.task), null, nowMs);
-    return { tag, mode: 'held', result: message.ignoreResult ? null : { taskId: message.id, record }, letter: null };
+    return {
+      tag,
+      mode: 'held',
+      result: message.ignoreResult ? null : { taskId: message.id, record },
+      letter: null,
+      run: endedRun(message, 'failure', null),
+    };
   }
   if (message.workflow.length > 0) {
     // To run it and leave out what should follow would break a workflow without a trace.
@@ -61,7 +69,20 @@ export function triage(reserved: Reserved, nowMs: number, { acksLate, log }: Tri
       mode: 'dead',
       result: { taskId: message.id, record: failureRecord(message, exception, null, nowMs) },
       letter: { queue: list, reason },
+      run: endedRun(message, 'failure', null),
     };
   }
-  return { tag, list, message, task, isLate: task.options.acksLate ?? acksLate, isLost: false };
+  // A run whose end is waited for is kept until then, so that it is missed when this worker dies.
+  const isLate = message.schedule?.journal != null || (task.options.acksLate ?? acksLate);
+  return { tag, list, message, task, isLate, isLost: false, abort: null };
+}
+
+/** The run in flight that ends with a message; null where nobody waits for it. */
+export function endedRun(
+  { schedule }: TaskMessage,
+  outcome: SettledRun['outcome'],
+  wish: SettledRun['wish'],
+): SettledRun | null {
+  if (schedule === null || schedule.journal === null) return null;
+  return { shard: schedule.journal, schedule: schedule.schedule, outcome, wish };
 }

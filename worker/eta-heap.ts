@@ -33,6 +33,21 @@ export class EtaHeap {
     return first.delivery;
   }
 
+  /** Takes off whatever `isWanted` says. */
+  takeWhere(isWanted: (delivery: Delivery) => boolean): Delivery[] {
+    const entries = this.#entries;
+    const taken = entries.filter(({ delivery }) => isWanted(delivery));
+    if (taken.length === 0) return [];
+    this.#entries = [];
+    for (const { etaMs, delivery } of entries) if (!isWanted(delivery)) this.push(etaMs, delivery);
+    return taken.map(({ delivery }) => delivery);
+  }
+
+  /** Everything in it, in no order. */
+  deliveries(): Delivery[] {
+    return this.#entries.map(({ delivery }) => delivery);
+  }
+
   #sink(): void {
     const entries = this.#entries;
     for (let at = 0; ; ) {

@@ -5,12 +5,14 @@ import { refresh } from '../lua/refresh.ts';
 import { type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
 import { restoreTags } from '../lua/restore.ts';
 import type { Settlement, SettleReply } from '../lua/settle.ts';
+import type { TaskMessage } from '../protocol/message-reader.ts';
+import type { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import type { WorkerConfig } from './config.ts';
 import { type Delivery, triage } from './delivery.ts';
 import { EtaHeap } from './eta-heap.ts';
-import { execute, type Outcome, type Surroundings, settlementOf } from './execute.ts';
+import { execute, LOST, type Outcome, type Surroundings, settlementOf } from './execute.ts';
 import { Lane } from './lane.ts';
 import type { State, WorkerMetrics } from './metrics.ts';
 import { Settler } from './settler.ts';
@@ -41,6 +43,8 @@ export interface PumpOptions {
   readonly clock: RedisClock;
   readonly metrics: WorkerMetrics;
   readonly surroundings: Surroundings;
+  /** Tasks that are not to be run; see `dropRevoked`. */
+  readonly revoked: RevokedTasks;
   readonly log: Log;
 }
 
@@ -161,11 +165,37 @@ export class Pump {
     this.#forget(await this.#lostOf([...this.#known.keys()]));
   }
 
+  /** Ends what waits here of tasks that have been revoked; what comes later of them ends when it comes. */
+  dropRevoked(): void {
+    const isRevoked = (delivery: Delivery) => this.#isRevoked(delivery);
+    const dropped = [this.#waiting, this.#etaAhead].map((deliveries) => takeWhere(deliveries, isRevoked));
+    for (const delivery of [...dropped.flat(), ...this.#held.takeWhere(isRevoked)]) {
+      if (!delivery.isLost) this.#ended(delivery, { state: 'revoked', reason: 'revoked' }, false);
+    }
+    this.#schedule();
+  }
+
+  /** Messages with a future eta that lie here, not in a shard. */
+  held(): readonly TaskMessage[] {
+    const nowMs = this.#options.clock.nowMs();
+    return [...this.#etaAhead, ...this.#held.deliveries(), ...this.#waiting]
+      .filter(({ isLost, message }) => !isLost && message.etaMs !== null && message.etaMs > nowMs)
+      .map(({ message }) => message);
+  }
+
+  #isRevoked({ message }: Delivery): boolean {
+    const { revoked } = this.#options;
+    return revoked.size > 0 && revoked.has(message.id);
+  }
+
   /** These tags are no longer ours: their messages are not to be started. */
   #forget(tags: readonly string[]): void {
     for (const tag of tags) {
       const delivery = this.#known.get(tag);
-      if (delivery) delivery.isLost = true;
+      if (delivery) {
+        delivery.isLost = true;
+        delivery.abort?.abort(new Error(LOST));
+      }
       this.#known.delete(tag);
     }
   }
@@ -260,7 +290,8 @@ export class Pump {
     }
     this.#known.set(found.tag, found);
     const { etaMs } = found.message;
-    if (etaMs !== null && etaMs > nowMs) this.#etaAhead.push(found);
+    if (this.#isRevoked(found)) this.#ended(found, { state: 'revoked', reason: 'revoked' }, false);
+    else if (etaMs !== null && etaMs > nowMs) this.#etaAhead.push(found);
     else this.#waiting.push(found);
   }
 
@@ -305,7 +336,7 @@ export class Pump {
     const shards = this.#shards;
     const messages = batch
       .filter((delivery) => !delivery.isLost)
-      .map(({ tag, list, message }) => ({ tag, list, etaMs: message.etaMs ?? 0 }));
+      .map(({ tag, list, message }) => ({ tag, taskId: message.id, list, etaMs: message.etaMs ?? 0 }));
     if (messages.length === 0) return;
     this.#lanes.park.send(
       () => park(redis, config.namespace, { workerId, shards, messages }),
@@ -368,8 +399,9 @@ export class Pump {
       taken += 1;
       if (delivery.isLost) continue;
       const { expiresMs } = delivery.message;
-      if (expiresMs !== null && nowMs > expiresMs) {
-        this.#ended(delivery, { state: 'revoked', reason: 'expired' }, false);
+      const isExpired = expiresMs !== null && nowMs > expiresMs;
+      if (isExpired || this.#isRevoked(delivery)) {
+        this.#ended(delivery, { state: 'revoked', reason: isExpired ? 'expired' : 'revoked' }, false);
         continue;
       }
       free -= 1;
@@ -464,9 +496,10 @@ export class Pump {
   #run(delivery: Delivery): void {
     const { clock, metrics, surroundings } = this.#options;
     const { schedule, expiresMs } = delivery.message;
-    if (expiresMs !== null && clock.nowMs() > expiresMs) {
+    const isExpired = expiresMs !== null && clock.nowMs() > expiresMs;
+    if (isExpired || this.#isRevoked(delivery)) {
       this.#running -= 1;
-      this.#ended(delivery, { state: 'revoked', reason: 'expired' }, !delivery.isLate);
+      this.#ended(delivery, { state: 'revoked', reason: isExpired ? 'expired' : 'revoked' }, !delivery.isLate);
       return;
     }
     const startedAtMs = monotonicMs();
@@ -503,4 +536,16 @@ export class Pump {
     }
     this.#schedule();
   }
+}
+
+/** Takes the members of a list of which `isWanted` holds out of it. */
+function takeWhere<Member>(list: Member[], isWanted: (member: Member) => boolean): Member[] {
+  const taken: Member[] = [];
+  let kept = 0;
+  for (const member of list) {
+    if (isWanted(member)) taken.push(member);
+    else list[kept++] = member;
+  }
+  list.length = kept;
+  return taken;
 }

@@ -1,17 +1,23 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
+import { Client } from '../client/client.ts';
+import { offerClient } from '../client/default-client.ts';
 import { tasks } from '../client/task.ts';
 import { connect } from '../lua/connection.ts';
 import { queueBinding } from '../lua/keys.ts';
+import { Pidbox } from '../lua/pidbox.ts';
 import { requireRedisVersion } from '../lua/redis-version.ts';
 import { restoreInvisible, restoreLostWorkers, restoreOwn, WORKER_LEASE_MS } from '../lua/restore.ts';
 import { workerHeartbeat } from '../lua/worker-heartbeat.ts';
+import { LogicalClock } from '../protocol/control-message.ts';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
+import { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, RedisClock } from '../runtime/clock.ts';
 import { createLog, type Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
 import { type WorkerConfig, type WorkerOptions, workerConfig } from './config.ts';
+import { controlCommands } from './control.ts';
 import { WorkerMetrics } from './metrics.ts';
 import { Pump } from './pump.ts';
 
@@ -37,8 +43,15 @@ export class Worker implements Service {
   readonly #workerId: string;
   readonly #clock = new RedisClock((jumpMs) => this.#clockJumped(jumpMs));
   readonly #abort = new AbortController();
+  readonly #revoked = new RevokedTasks();
   #redis: Redis | null = null;
+  /** Closes the client with which tasks send others. */
+  #closeClient = async (): Promise<void> => {};
   #pump: Pump | null = null;
+  #pidbox: Pidbox | null = null;
+  #subscriber: Redis | null = null;
+  /** Shards of the namespace as of the last heartbeat; 0 while there is none. */
+  #shards = 0;
   #loops: readonly Loop[] = [];
   #refreshing: Loop | null = null;
   #stopped: Promise<void> | null = null;
@@ -67,6 +80,7 @@ export class Worker implements Service {
       clock: this.#clock,
       metrics: this.metrics,
       surroundings: { hostname: config.hostname, signal: this.#abort.signal, log: this.#log },
+      revoked: this.#revoked,
       log: this.#log,
     });
     this.#pump = pump;
@@ -79,7 +93,11 @@ export class Worker implements Service {
       throw error;
     }
     if (this.#stopped !== null) return;
+    this.#closeClient = offerClient(
+      () => new Client({ redis: config.redis, namespace: config.namespace, default: false }),
+    );
     await this.#showQueues(redis);
+    await this.#listen(redis, pump);
     this.#loops = [
       this.#loop('heartbeat', () => this.#heartbeat(redis, pump)),
       this.#loop('restore_lost_workers', () => this.#restoreLostWorkers(redis)),
@@ -139,6 +157,32 @@ export class Worker implements Service {
     }
   }
 
+  /** Hears remote control from now on. */
+  async #listen(redis: Redis, pump: Pump): Promise<void> {
+    const { config } = this;
+    const clock = new LogicalClock();
+    const commands = controlCommands({
+      redis,
+      config,
+      clock,
+      revoked: this.#revoked,
+      nowMs: () => this.#clock.nowMs(),
+      shards: () => this.#shards,
+      held: () => pump.held(),
+      drop: () => pump.dropRevoked(),
+    });
+    const subscriber = connect(config.redis, { option: '--redis', name: `ringbeat-control ${config.hostname}` });
+    this.#subscriber = subscriber;
+    const onProblem = (problem: object) => this.#log.warn(problem);
+    this.#pidbox = new Pidbox({ redis, subscriber, node: config.hostname, commands, clock, onProblem });
+    try {
+      await this.#pidbox.start();
+    } catch (error) {
+      // It listens once Redis is there again; a Redis that is out of memory refuses only to be told of it.
+      this.#log.warn({ event: 'control_not_announced', reason: messageOf(error) });
+    }
+  }
+
   #loop(name: string, step: () => Promise<number>): Loop {
     return new Loop(name, this.#log, async () => {
       try {
@@ -161,6 +205,7 @@ export class Worker implements Service {
     const sentAtMs = monotonicMs();
     const { nowMs, beats, shards } = await workerHeartbeat(redis, this.config.namespace, this.#workerId);
     this.#clock.observe(nowMs, sentAtMs);
+    this.#shards = shards;
     if (pump.heard(beats > 0 ? shards : 0)) this.#refreshing?.wake();
     return HEARTBEAT_MS;
   }
@@ -204,6 +249,8 @@ export class Worker implements Service {
         Promise.all([
           Promise.all(this.#loops.map((loop) => loop.stop())),
           restoreOwn(redis, this.config.namespace, this.#workerId),
+          this.#pidbox?.stop(),
+          this.#closeClient(),
         ]),
         sleep(GIVE_BACK_MS, undefined, { ref: false }),
       ]);
@@ -216,6 +263,7 @@ export class Worker implements Service {
     } finally {
       pump.close();
       redis.disconnect();
+      this.#subscriber?.disconnect();
       this.#log.info({ event: 'worker_stopped' });
     }
   }

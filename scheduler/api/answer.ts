@@ -9,6 +9,13 @@ export interface Answer {
   readonly text: string;
 }
 
+/** An answer of any length, made as it is read. Breaking off tells the client that it is not whole. */
+export interface Stream {
+  readonly status: number;
+  readonly type: string;
+  readonly chunks: AsyncIterable<string>;
+}
+
 export const JSON_TYPE = 'application/json; charset=utf-8';
 
 export function jsonAnswer(status: number, text: string, headers: Readonly<Record<string, string>> = {}): Answer {

@@ -68,7 +68,7 @@ function operationId({ method, path }: Route): string {
 
 function pathParameters({ path }: Route): Json[] {
   if (!path.includes('{id}')) return [];
-  const description = 'Id of the schedule, percent-encoded as one segment (/ as %2F).';
+  const description = 'Its id, percent-encoded as one segment (/ as %2F).';
   return [{ name: 'id', in: 'path', required: true, description, schema: { type: 'string' } }];
 }
 

@@ -18,9 +18,10 @@ export function createResourceSchema(namespace: string) {
     state: z.enum(STATES),
     shard: z.int(),
     owner: z.string().nullable().describe('Id of the beat node that owns its shard.'),
-    next_run_at: instantField('null when it is paused or completed').nullable(),
+    next_run_at: instantField('null when it is paused, completed, or a loop whose run is in flight').nullable(),
     last_run_at: instantField('When the last run was sent').nullable(),
-    runs: z.int().nullable().describe('null unless max_runs is set'),
+    runs: z.int().nullable().describe('Regular runs sent; null unless max_runs is set'),
+    misfired: z.int().describe('Runs that the misfire policy or their expiry dropped'),
     last_lateness_ms: z.number().nullable().describe('How long after its due time the last run was sent, ms'),
   });
 }
@@ -34,7 +35,8 @@ export function resourceJson(stored: StoredSchedule, system: Pick<System, 'owner
     owner: system.ownerOf(stored.shard),
     next_run_at: optionalInstant(stored.nextRunAtMs),
     last_run_at: optionalInstant(stored.lastRunAtMs),
-    runs: null,
+    runs: stored.runs,
+    misfired: stored.misfired,
     last_lateness_ms: stored.lastLatenessMs,
   };
   return toJson(resource);

@@ -1,8 +1,9 @@
+import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify';
 import { z } from 'zod';
 import type { Json } from '../../protocol/json.ts';
 import { fieldErrors, READABLE } from '../../schedule/field-errors.ts';
-import type { Answer } from './answer.ts';
+import type { Answer, Stream } from './answer.ts';
 import { type ApiToken, authorize } from './auth.ts';
 import { chunksOf, hasBody, mediaType, readJson } from './body.ts';
 import { type Idempotency, type IdempotentRequest, idempotentRequest } from './idempotency.ts';
@@ -31,7 +32,8 @@ export interface Route<Query = unknown> {
   readonly answers: Readonly<Record<number, Named | { readonly type: string } | null>>;
   /** Statuses of the problems that are this route's own. */
   readonly problems: readonly number[];
-  answer(call: Call<Query>): Promise<Answer> | Answer;
+  /** Only a GET may answer with a stream: the answer to a POST may have to be kept. */
+  answer(call: Call<Query>): Promise<Answer | Stream> | Answer | Stream;
 }
 
 /** One request to a route. */
@@ -71,13 +73,17 @@ export function serveRoutes(app: FastifyInstance, routes: readonly Route[], cont
   for (const path of new Set(routes.map(({ path }) => path))) refuseOtherMethods(app, path, routes);
 }
 
-export function send(reply: FastifyReply, answer: Answer): FastifyReply {
+export function send(reply: FastifyReply, answer: Answer | Stream): FastifyReply {
+  if ('chunks' in answer) {
+    const chunks = Readable.from(answer.chunks, { objectMode: false });
+    return reply.code(answer.status).type(answer.type).send(chunks);
+  }
   reply.code(answer.status).headers(answer.headers);
   if (answer.type === null) return reply.send();
   return reply.type(answer.type).send(answer.text);
 }
 
-async function answerTo(route: Route, request: FastifyRequest, context: RouteContext): Promise<Answer> {
+async function answerTo(route: Route, request: FastifyRequest, context: RouteContext): Promise<Answer | Stream> {
   if (route.access !== 'open')
     authorize(context.tokens, request.headers.authorization, route.method === 'GET' ? 'read' : 'write');
   const query = route.query === undefined ? undefined : parseQuery(route.query, request.query);
@@ -95,6 +101,7 @@ async function answerTo(route: Route, request: FastifyRequest, context: RouteCon
     },
     async () => {
       const answer = await route.answer(call);
+      if ('chunks' in answer) throw new TypeError(`${route.method} ${route.path} must not answer with a stream`);
       // A body that the route has no use for is part of the request all the same.
       if (!request.raw.readableEnded) for await (const _ of call.readChunks());
       return answer;

@@ -1,6 +1,17 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { z } from 'zod';
-import { describeErrors, MAX_SPEC_BYTES, parseSpec, type ScheduleSpec } from '../../schedule/spec.ts';
+import { decodeCarry } from '../../registry/carry.ts';
+import type { PutSpec } from '../../registry/registry.ts';
+import { isObject } from '../../schedule/fields.ts';
+import {
+  checkSpec,
+  decodeUtf8,
+  describeErrors,
+  MAX_SPEC_BYTES,
+  parseJsonText,
+  parseSpec,
+  type SpecSchema,
+} from '../../schedule/spec.ts';
 import { type Answer, ok } from './answer.ts';
 import { type Line, LineSplitter } from './line-splitter.ts';
 import type { Named } from './route.ts';
@@ -11,6 +22,9 @@ export const NDJSON = 'application/x-ndjson';
 /** Lines handed over at once: about 2 ms of this process, so that dispatching goes on in between. */
 const BATCH = 250;
 const BATCH_BYTES = 1_048_576;
+
+/** What an export adds to a spec, which may be of the largest size: `carry`, and defaults that were left out. */
+const EXPORT_BYTES = 4_096;
 
 /** Batches under way: one for Redis to work on while the next is being read, and one to spare. */
 const MAX_IN_FLIGHT = 3;
@@ -39,7 +53,7 @@ export const importSummary: Named = {
  */
 export async function importSchedules(context: ScheduleContext, chunks: AsyncIterable<Buffer>): Promise<Answer> {
   const intake = new Intake(context);
-  const splitter = new LineSplitter(MAX_SPEC_BYTES + 1);
+  const splitter = new LineSplitter(MAX_SPEC_BYTES + EXPORT_BYTES);
   try {
     for await (const chunk of chunks) {
       for (const line of splitter.split(chunk)) {
@@ -68,7 +82,7 @@ class Intake {
   readonly #errors: { readonly line: number; readonly id: string | null; readonly message: string }[] = [];
   /** Batches under way, and the ones that failed. */
   #inFlight: readonly InFlight[] = [];
-  #batch: ScheduleSpec[] = [];
+  #batch: PutSpec[] = [];
   #batchBytes = 0;
   /** Whether a batch that was taken already waits for its turn: none may overtake it. */
   #isWaiting = false;
@@ -79,17 +93,17 @@ class Intake {
 
   take({ number, bytes }: Line): void {
     if (bytes === null) {
-      this.#fail(number, null, `The line is longer than ${MAX_SPEC_BYTES} bytes`);
+      this.#fail(number, null, TOO_LONG);
       return;
     }
     const line = bytes.at(-1) === CARRIAGE_RETURN ? bytes.subarray(0, -1) : bytes;
     if (isBlank(line)) return;
-    const result = parseSpec(this.#context.spec, line);
-    if (result.ok) {
+    const result = parseLine(this.#context.spec, line);
+    if ('spec' in result) {
       this.#batch.push(result.spec);
       this.#batchBytes += line.length;
     } else {
-      this.#fail(number, result.id, describeErrors(result.errors));
+      this.#fail(number, result.id, result.message);
     }
   }
 
@@ -124,14 +138,14 @@ class Intake {
     return { ...this.#counts, errors: this.#errors };
   }
 
-  #takeBatch(): readonly ScheduleSpec[] {
+  #takeBatch(): readonly PutSpec[] {
     const specs = this.#batch;
     this.#batch = [];
     this.#batchBytes = 0;
     return specs;
   }
 
-  #start(specs: readonly ScheduleSpec[]): void {
+  #start(specs: readonly PutSpec[]): void {
     const flight = { ids: new Set(specs.map(({ id }) => id)), done: this.#put(specs) };
     this.#inFlight = [...this.#inFlight, flight];
     flight.done.then(
@@ -144,7 +158,7 @@ class Intake {
     );
   }
 
-  async #put(specs: readonly ScheduleSpec[]): Promise<void> {
+  async #put(specs: readonly PutSpec[]): Promise<void> {
     for (const outcome of await this.#context.registry.put(specs)) {
       if (outcome !== 'refused') this.#counts[outcome] += 1;
     }
@@ -154,6 +168,37 @@ class Intake {
     this.#counts.failed += 1;
     if (this.#errors.length < MAX_ERRORS) this.#errors.push({ line, id, message });
   }
+}
+
+const TOO_LONG = `The line is longer than ${MAX_SPEC_BYTES} bytes`;
+
+type ParsedLine = { readonly spec: PutSpec } | { readonly id: string | null; readonly message: string };
+
+function parseLine(schema: SpecSchema, line: Buffer): ParsedLine {
+  if (line.includes('"carry"')) return parseExported(schema, line) ?? parsePlain(schema, line);
+  return parsePlain(schema, line);
+}
+
+function parsePlain(schema: SpecSchema, line: Buffer): ParsedLine {
+  if (line.length > MAX_SPEC_BYTES) return { id: null, message: TOO_LONG };
+  const result = parseSpec(schema, line);
+  return result.ok ? result : { id: result.id, message: describeErrors(result.errors) };
+}
+
+/** A line of an export; null where it is none: only within the spec is there something called `carry`. */
+function parseExported(schema: SpecSchema, line: Buffer): ParsedLine | null {
+  const text = decodeUtf8(line);
+  const parsed = text === null ? null : parseJsonText(text);
+  if (parsed === null || 'message' in parsed || !isObject(parsed.value) || !Object.hasOwn(parsed.value, 'carry'))
+    return null;
+  const { carry = null, ...rest } = parsed.value;
+  const result = checkSpec(schema, rest);
+  if (!result.ok) return { id: result.id, message: describeErrors(result.errors) };
+  const { spec } = result;
+  if (carry === null) return { spec };
+  const decoded = decodeCarry(spec, carry);
+  if ('errors' in decoded) return { id: spec.id, message: describeErrors(decoded.errors) };
+  return { spec: { ...spec, carried: decoded.carried } };
 }
 
 function isBlank(line: Buffer): boolean {

@@ -1,13 +1,10 @@
 import { z } from 'zod';
-import type { StoredSchedule } from '../../registry/registry.ts';
+import { SCAN_COUNT, scanStep } from '../../registry/find-schedules.ts';
 import { type Answer, jsonAnswer } from './answer.ts';
 import { invalid } from './problem.ts';
 import { resourceJson, STATES } from './resource.ts';
 import { integerParameter, type Route, route } from './route.ts';
 import type { ScheduleContext } from './schedules.ts';
-
-/** Schedules per step of a scan. A cursor is only good for steps of the same size. */
-export const SCAN_COUNT = 100;
 
 /** A page looks at about this many schedules at most, however few of them match. */
 const MAX_LOOKED_AT = 5_000;
@@ -21,8 +18,6 @@ const listQuery = z.strictObject({
   prefix: z.string().min(1).optional().describe('Only those whose id begins so.'),
   state: z.enum(STATES).optional().describe('Only those in this state.'),
 });
-
-export type ScheduleFilter = Partial<Record<'tag' | 'task' | 'queue' | 'prefix' | 'state', string | undefined>>;
 
 export function scheduleListRoutes(context: ScheduleContext): Route[] {
   return [
@@ -63,9 +58,9 @@ async function listPage({ registry, system }: ScheduleContext, query: z.output<t
     lookedAt += SCAN_COUNT
   ) {
     const { shard, scan, afterId }: Position = position;
-    const step = await registry.scan(shard, scan, SCAN_COUNT, idPattern(query.prefix));
+    const step = await scanStep(registry, { shard, scan }, query);
     const matching = step.schedules
-      .filter((schedule) => matches(schedule, query) && (afterId === null || schedule.spec.id > afterId))
+      .filter((schedule) => afterId === null || schedule.spec.id > afterId)
       .sort((one, other) => (one.spec.id < other.spec.id ? -1 : 1));
     const shown = matching.slice(0, query.limit - page.length);
     // As text at once, since rendering a page of 1,000 in one go would hold up dispatching.
@@ -73,43 +68,10 @@ async function listPage({ registry, system }: ScheduleContext, query: z.output<t
     position =
       shown.length < matching.length
         ? { shard, scan, afterId: shown.at(-1)!.spec.id }
-        : nextPosition(shard, step.cursor, registry.shards);
+        : step.next && { ...step.next, afterId: null };
   }
   const cursor = position === null ? 'null' : JSON.stringify(formatCursor(position));
   return jsonAnswer(200, `{"schedules":[${page.join(',')}],"cursor":${cursor}}`);
-}
-
-/** All the schedules that match, step by step. */
-export async function* matchingSchedules(
-  { registry }: ScheduleContext,
-  filter: ScheduleFilter,
-): AsyncGenerator<StoredSchedule[], void> {
-  let position: Position | null = { shard: 0, scan: '0', afterId: null };
-  while (position !== null) {
-    const step = await registry.scan(position.shard, position.scan, SCAN_COUNT, idPattern(filter.prefix));
-    yield step.schedules.filter((schedule) => matches(schedule, filter));
-    position = nextPosition(position.shard, step.cursor, registry.shards);
-  }
-}
-
-function nextPosition(shard: number, scan: string, shards: number): Position | null {
-  if (scan !== '0') return { shard, scan, afterId: null };
-  return shard + 1 < shards ? { shard: shard + 1, scan: '0', afterId: null } : null;
-}
-
-function matches({ spec, state }: StoredSchedule, filter: ScheduleFilter): boolean {
-  return (
-    (filter.tag === undefined || spec.tags.includes(filter.tag)) &&
-    (filter.task === undefined || spec.task === filter.task) &&
-    (filter.queue === undefined || spec.queue === filter.queue) &&
-    (filter.prefix === undefined || spec.id.startsWith(filter.prefix)) &&
-    (filter.state === undefined || state === filter.state)
-  );
-}
-
-/** A prefix as HSCAN's MATCH takes it. */
-function idPattern(prefix: string | undefined): string | undefined {
-  return prefix === undefined ? undefined : `${prefix.replace(/[\\*?[\]]/g, '\\$&')}*`;
 }
 
 function formatCursor({ shard, scan, afterId }: Position): string {

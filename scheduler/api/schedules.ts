@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { Json } from '../../protocol/json.ts';
 import { uuidOf } from '../../protocol/message.ts';
+import { patchSchedule } from '../../registry/patch-schedule.ts';
 import type { Registry } from '../../registry/registry.ts';
+import { isObject } from '../../schedule/fields.ts';
 import {
   checkSpec,
   createSpecFields,
-  isObject,
-  isTooLarge,
   MAX_SPEC_BYTES,
   type ScheduleSpec,
   type SpecSchema,
@@ -100,19 +100,22 @@ export function scheduleRoutes(context: ScheduleContext): Route[] {
         const body = await readObject(call);
         if (body.id !== undefined && body.id !== call.id)
           throw invalid('The patch', [{ path: 'id', message: 'cannot be changed' }]);
-        for (let attempt = 0; attempt < PATCH_ATTEMPTS; attempt++) {
-          const [stored] = await registry.get([call.id]);
-          if (stored == null) throw missing(call.id);
-          const merged = mergePatch({ ...stored.spec }, body);
-          if (isTooLarge(merged)) throw new Problem(413, `The patched spec is larger than ${MAX_SPEC_BYTES} bytes.`);
-          // Somebody else may change it in between: then the patch belongs on what they left.
-          const outcome = await registry.replace(check(context, merged), stored.revision);
-          if (outcome !== 'refused') return show(context, call.id, 200);
+        const outcome = await patchSchedule(registry, spec, call.id, body);
+        switch (outcome.kind) {
+          case 'done':
+            return show(context, call.id, 200);
+          case 'missing':
+            throw missing(call.id);
+          case 'too large':
+            throw new Problem(413, `The patched spec is larger than ${MAX_SPEC_BYTES} bytes.`);
+          case 'invalid':
+            throw invalid('The patched spec', outcome.errors);
+          case 'contended':
+            throw new Problem(
+              409,
+              `The schedule "${call.id}" was changed by others ${outcome.attempts} times in a row. Send the patch again.`,
+            );
         }
-        throw new Problem(
-          409,
-          `The schedule "${call.id}" was changed by others ${PATCH_ATTEMPTS} times in a row. Send the patch again.`,
-        );
       },
     }),
     route({
@@ -129,9 +132,6 @@ export function scheduleRoutes(context: ScheduleContext): Route[] {
     }),
   ];
 }
-
-/** How often a patch is put anew on what somebody else changed meanwhile. */
-const PATCH_ATTEMPTS = 5;
 
 export function missing(id: string): Problem {
   return new Problem(404, `There is no schedule "${id}".`);
@@ -168,15 +168,4 @@ function check(context: ScheduleContext, value: Json): ScheduleSpec {
   const result = checkSpec(context.spec, value);
   if (result.ok) return result.spec;
   throw invalid('The spec', result.errors);
-}
-
-/** RFC 7396. */
-function mergePatch(target: Json | undefined, patch: Json): Json {
-  if (!isObject(patch)) return patch;
-  const members = new Map(isObject(target) ? Object.entries(target) : []);
-  for (const [key, member] of Object.entries(patch)) {
-    if (member === null) members.delete(key);
-    else members.set(key, mergePatch(members.get(key), member));
-  }
-  return Object.fromEntries(members);
 }

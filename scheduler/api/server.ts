@@ -2,11 +2,14 @@ import type { Socket } from 'node:net';
 import { type FastifyInstance, type FastifyReply, fastify } from 'fastify';
 import type { Redis } from 'ioredis';
 import { z } from 'zod';
+import type { DeadLetters } from '../../registry/dead-letters.ts';
 import type { Registry } from '../../registry/registry.ts';
+import type { Tasks } from '../../registry/tasks.ts';
 import type { Log } from '../../runtime/log.ts';
 import { createSpecSchema } from '../../schedule/spec.ts';
 import { jsonAnswer } from './answer.ts';
 import type { ApiToken } from './auth.ts';
+import { deadLetterRoutes } from './dead-letters.ts';
 import { healthRoutes } from './health.ts';
 import { Idempotency } from './idempotency.ts';
 import { describeApi } from './openapi.ts';
@@ -14,14 +17,19 @@ import { PROBLEM_TYPE, Problem, problemBody, problemOf } from './problem.ts';
 import { createResourceSchema } from './resource.ts';
 import { type Route, route, serveRoutes } from './route.ts';
 import { scheduleActionRoutes } from './schedule-actions.ts';
+import { scheduleExportRoutes } from './schedule-export.ts';
 import { scheduleListRoutes } from './schedule-list.ts';
 import { scheduleNextRoutes } from './schedule-next.ts';
+import { scheduleRunsRoutes } from './schedule-runs.ts';
 import { type ScheduleContext, scheduleRoutes } from './schedules.ts';
 import { statusRoutes } from './status.ts';
 import type { System } from './system.ts';
+import { taskRoutes } from './tasks.ts';
 
 export interface ApiOptions {
   readonly registry: Registry;
+  readonly tasks: Tasks;
+  readonly deadLetters: DeadLetters;
   readonly system: System;
   /** Where answers are kept for requests that are repeated. */
   readonly redis: Redis;
@@ -39,7 +47,7 @@ const CLOSE_GRACE_MS = 3_000;
 
 /** The HTTP API, not yet listening. */
 export function createApi(options: ApiOptions): FastifyInstance {
-  const { registry, system, redis, namespace, tokens, log } = options;
+  const { registry, tasks, deadLetters, system, redis, namespace, tokens, log } = options;
   const app = fastify({
     logger: false,
     routerOptions: {
@@ -83,6 +91,10 @@ export function createApi(options: ApiOptions): FastifyInstance {
     ...scheduleListRoutes(context),
     ...scheduleActionRoutes(context),
     ...scheduleNextRoutes(context),
+    ...scheduleRunsRoutes(context, redis),
+    ...scheduleExportRoutes(context),
+    ...taskRoutes(tasks, namespace),
+    ...deadLetterRoutes(deadLetters),
     ...statusRoutes(system),
     ...healthRoutes(system),
     descriptionRoute(() => describeApi(routes)),

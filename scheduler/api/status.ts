@@ -68,11 +68,15 @@ const stats = {
       enabled: z.int(),
       parked: z.int(),
       overdue: z.int().describe('More than 100 ms past due.'),
+      in_flight: z.int().describe('Runs whose end is waited for: of loops, and where overlap is not allowed.'),
+      missed: z.int().describe('Schedules with missed runs that wait for their turn.'),
+      dead_letters: z.int().describe('What was given up and is still there.'),
       dispatched: z.int(),
       rate: z.number().describe('Dispatches per second.'),
       lateness_ms: z.strictObject({ p50: milliseconds, p99: milliseconds, p999: milliseconds, max: milliseconds }),
       refused: z.int(),
       misfired: z.int(),
+      skipped: z.int().describe('Runs dropped because the one before had not ended.'),
       recovered: z.int(),
     })
     .describe(
@@ -90,8 +94,8 @@ export function statusRoutes(system: System): Route[] {
       answers: { 200: stats },
       problems: [],
       async answer() {
-        const { lateness, ...rest } = await system.stats();
-        return ok({ ...rest, lateness_ms: lateness });
+        const { lateness, inFlight, deadLetters, ...rest } = await system.stats();
+        return ok({ ...rest, in_flight: inFlight, dead_letters: deadLetters, lateness_ms: lateness });
       },
     }),
     route({

@@ -61,6 +61,12 @@ export interface SystemStats {
   readonly enabled: number;
   readonly parked: number;
   readonly overdue: number;
+  /** Runs whose end is waited for: of loops, and of schedules whose runs must not overlap. */
+  readonly inFlight: number;
+  /** Schedules with missed runs that wait for their turn. */
+  readonly missed: number;
+  /** What was given up and is still there. */
+  readonly deadLetters: number;
   readonly dispatched: number;
   readonly rate: number;
   /** null where nothing was dispatched within the last 10 s, ms. */
@@ -72,5 +78,6 @@ export interface SystemStats {
   };
   readonly refused: number;
   readonly misfired: number;
+  readonly skipped: number;
   readonly recovered: number;
 }

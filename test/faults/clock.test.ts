@@ -1,35 +1,16 @@
-import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
 import { freePort } from '../../runtime/embedded-redis.ts';
 import { until } from '../support/eventually.ts';
+import { FAKETIME, faketime } from '../support/faketime.ts';
 import { spawnBeat, spawnProcess } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { account, ask, caughtUp, goesOn, PATIENT, put, readiness, redisNow, ringIs, startLoad } from './ledger.ts';
 
-/** Debian's libfaketime, which lies to one process about the time; null where it is not installed. */
-const FAKETIME = findFaketime();
 const skip = FAKETIME === null ? 'libfaketime is not installed' : false;
-
-function findFaketime(): string | null {
-  const root = '/usr/lib';
-  if (!existsSync(root)) return null;
-  const folders = readdirSync(root).map((name) => join(root, name, 'faketime', 'libfaketime.so.1'));
-  return folders.find((file) => existsSync(file)) ?? null;
-}
-
-/** What makes a process see its wall clock moved; its monotonic clock stays right. */
-function faketime(more: Readonly<Record<string, string>>): Record<string, string> {
-  return {
-    // Redis's jemalloc asks for the time while libfaketime allocates, and neither gets anywhere: malloc is to be libc's.
-    LD_PRELOAD: `${FAKETIME}:libc.so.6`,
-    FAKETIME_DONT_FAKE_MONOTONIC: '1',
-    DONT_FAKE_MONOTONIC: '1',
-    ...more,
-  };
-}
 
 /** A Redis whose clock can be set while it runs. */
 async function redisWithClock(t: Test) {

@@ -30,7 +30,7 @@ const UNREADABLE: readonly (readonly [string, string, (store: Store) => Promise<
     'unreadable definition or template',
     async (store) => {
       const definition = (await store.redis.hget(store.keys.definitions, 'bad'))!;
-      await store.redis.hset(store.keys.definitions, 'bad', definition.replace('\x1fe60000:', '\x1fq60000:'));
+      await store.redis.hset(store.keys.definitions, 'bad', definition.replace('\x1fe60000:', '\x1f60000:'));
     },
   ],
   [
@@ -117,7 +117,7 @@ t.test('a queue that became a list again is pushed to again', async (t) => {
 const PARKED: readonly (readonly [string, string | null, string])[] = [
   ['that is missing', null, 'missing or unreadable parked message'],
   ['without a list', 'nonsense', 'missing or unreadable parked message'],
-  ['for a queue that is no list', 'broken\x1f{}', 'queue broken is not a list'],
+  ['for a queue that is no list', 'broken\x1ftag\x1f{}', 'queue broken is not a list'],
 ];
 for (const [title, value, reason] of PARKED) {
   t.test(`a parked message ${title} is a dead letter, the others go back`, async (t) => {
@@ -125,8 +125,7 @@ for (const [title, value, reason] of PARKED) {
     const now = await store.now();
     await store.redis.set('broken', 'a string');
     for (const [i, tag] of ['before', 'bad', 'after'].entries()) {
-      await store.redis.zadd(store.keys.extra, now - 10 + i, tag);
-      await store.redis.hset(store.keys.parked, tag, `celery\x1f${tag}`);
+      await store.park(tag, 'celery', tag, now - 10 + i);
     }
     if (value === null) await store.redis.hdel(store.keys.parked, 'bad');
     else await store.redis.hset(store.keys.parked, 'bad', value);

@@ -204,8 +204,11 @@ for (const [title, misfire, sent] of LATE_ONCE) {
     const store = await open();
     const at = (await store.now()) - 30_000;
     await store.put({ id: 'a', at, misfire });
-    const reply = await store.dispatch({ misfireThresholdMs: 1_000 });
-    t.match(reply, { sent, misfired: 1 - sent });
+    const judged = await store.dispatch({ misfireThresholdMs: 1_000 });
+    t.match(judged, { sent: 0, misfired: 1 - sent });
+    // What is missed is sent in its turn, by a later call.
+    const reply = sent === 1 ? await store.dispatch({ misfireThresholdMs: 1_000 }) : judged;
+    t.equal(reply.sent, sent);
     t.same(
       (await store.queue()).map(({ due }) => due),
       sent === 1 ? [at] : [],
@@ -427,14 +430,10 @@ t.test('a helper leaves a shard alone until its head is overdue by the grace tim
 t.test('parked messages go back to their lists as they were, oldest first', async (t) => {
   const store = await open();
   const now = await store.now();
-  const park = async (tag: string, list: string, envelope: string, atMs: number) => {
-    await store.redis.hset(store.keys.parked, tag, `${list}\x1f${envelope}`);
-    await store.redis.zadd(store.keys.extra, atMs, tag);
-  };
-  await park('t2', 'celery', '{"second": "\x1f é"}', now - 10);
-  await park('t1', 'celery', '{"first": 1}', now - 20);
-  await park('t3', queueList('celery', 6), '{"urgent": 6}', now - 5);
-  await park('t4', 'celery', '{"later": 1}', now + 60_000);
+  await store.park('t2', 'celery', '{"second": "\x1f é"}', now - 10);
+  await store.park('t1', 'celery', '{"first": 1}', now - 20);
+  await store.park('t3', queueList('celery', 6), '{"urgent": 6}', now - 5);
+  await store.park('t4', 'celery', '{"later": 1}', now + 60_000);
   t.match(await store.dispatch(), { sent: 3, latenesses: [] });
   t.same(await store.redis.lrange('celery', 0, -1), ['{"second": "\x1f é"}', '{"first": 1}']);
   t.same(await store.redis.lrange(queueList('celery', 6), 0, -1), ['{"urgent": 6}']);
@@ -448,12 +447,12 @@ t.test('at the cap a parked message is held', async (t) => {
   const store = await open();
   const now = await store.now();
   await store.redis.lpush(queueList('celery', 3), 'in the way');
-  await store.redis.hset(store.keys.parked, 't1', 'celery\x1f{}');
-  await store.redis.zadd(store.keys.extra, now - 1, 't1');
+  await store.park('t1', 'celery', '{}', now - 1);
+  const parked = await store.redis.hget(store.keys.parked, 't1');
   const { nowMs, sent } = await store.dispatch({ queueCap: 1 });
   t.equal(sent, 0);
   t.equal(Number(await store.redis.zscore(store.keys.extra, 't1')), nowMs + 1_000);
-  t.equal(await store.redis.hget(store.keys.parked, 't1'), 'celery\x1f{}');
+  t.equal(await store.redis.hget(store.keys.parked, 't1'), parked);
 });
 
 t.test(
@@ -463,8 +462,7 @@ t.test(
     const now = await store.now();
     for (let i = 0; i < 8; i++) {
       await store.putDue({ id: `s${i}`, every: 60_000, dueMs: now - 5 });
-      await store.redis.hset(store.keys.parked, `t${i}`, 'celery\x1f{}');
-      await store.redis.zadd(store.keys.extra, now - 1, `t${i}`);
+      await store.park(`t${i}`, 'celery', '{}', now - 1);
     }
     const first = await store.dispatch({ limit: 4 });
     t.match(first, { sent: 4, isMoreDue: true });
@@ -489,7 +487,15 @@ t.test('in a namespace that is gone, or another of that name, nothing is written
   const store = await open();
   await store.putDue({ id: 'a', dueMs: (await store.now()) - 10 });
   const before = await store.snapshot();
-  const request = { limit: 10, graceMs: 0, misfireThresholdMs: 1_000, queueCap: 10, shards: [store.keys] };
+  const request = {
+    limit: 10,
+    graceMs: 0,
+    misfireThresholdMs: 1_000,
+    queueCap: 10,
+    recoveryRate: 0,
+    missedFirst: false,
+    shards: [store.keys],
+  };
   await t.rejects(dispatch(store.redis, store.names, { ...request, epoch: 'another' }), {
     code: 'NAMESPACE_GONE',
     values: { namespace: 'rb' },
@@ -502,8 +508,7 @@ t.test('while memory is full a call is refused whole, and everything stays due',
   const now = await store.now();
   await store.putDue({ id: 'a', dueMs: now - 10 });
   await store.put({ id: 'once', at: now - 5 });
-  await store.redis.hset(store.keys.parked, 't1', 'celery\x1f{}');
-  await store.redis.zadd(store.keys.extra, now - 1, 't1');
+  await store.park('t1', 'celery', '{}', now - 1);
   const before = await store.snapshot();
   await store.redis.config('SET', 'maxmemory', '1mb');
   try {

@@ -236,7 +236,7 @@ t.test(
         const { redis, names, keys } = world.store;
         await deleteSchedules(redis, names, keys, EPOCH, IDS);
         const left = (await redis.keys('rb:*')).sort();
-        const mayStay = [names.meta, keys.counts, keys.lateness, keys.history, keys.deadLetters];
+        const mayStay = [names.meta, keys.counts, keys.lateness, keys.history, keys.occurrences, keys.deadLetters];
         assert.deepEqual(
           left.filter((key) => !mayStay.includes(key)),
           [],

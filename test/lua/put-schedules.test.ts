@@ -348,7 +348,7 @@ t.test('create refuses what exists, and the same request again is told that it c
   t.equal(await create(store, { id: 'a' }, 'r1'), 'created');
   t.equal(await create(store, { id: 'a', args: [1] }, 'r2'), 'refused');
   t.same(await store.snapshot(), before);
-  const ttl = await store.redis.pttl(`${store.keys.requests}r1`);
+  const ttl = await store.redis.pttl(`${store.keys.prefix}request:r1`);
   t.ok(ttl > 590_000 && ttl <= 600_000);
 });
 
@@ -425,7 +425,10 @@ t.test('after every schedule is deleted only totals are left', async (t) => {
   await store.dispatch();
   await store.put({ id: 'once', at: now + 60_000 }, { id: 'a', task: 'three', every: 4_000 });
   t.same(await deleteSchedules(store.redis, store.names, store.keys, EPOCH, ['a', 'b', 'once']), [true, true, true]);
-  t.same(await leftOver(store), ['celery', store.keys.counts, store.keys.lateness].sort());
+  t.same(
+    await leftOver(store),
+    ['celery', store.keys.counts, store.keys.lateness, store.keys.occurrences].sort(),
+  );
 });
 
 t.test('what becomes the head of its shard within a second is announced, anything else is not', async (t) => {

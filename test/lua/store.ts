@@ -4,6 +4,7 @@ import type { Test } from 'tap';
 import {
   type Definition,
   encodeDefinition,
+  encodeShared,
   encodeTemplate,
   spreadOffsetMs,
   type Template,
@@ -12,8 +13,9 @@ import {
 import { type DispatchReply, type DispatchRequest, dispatch } from '../../lua/dispatch.ts';
 import { type NamespaceKeys, namespaceKeys, type ShardKeys, shardKeys } from '../../lua/keys.ts';
 import { openNamespace } from '../../lua/open-namespace.ts';
-import { type PutEntry, type PutOutcome, putSchedules } from '../../lua/put-schedules.ts';
+import { type PutEntry, type PutOutcome, putSchedules, type SharedText } from '../../lua/put-schedules.ts';
 import { decodeScore, type Score } from '../../lua/score.ts';
+import { encodeTimes, type Times } from '../../lua/times.ts';
 import { until } from '../support/eventually.ts';
 import { withRedis } from '../support/redis-server.ts';
 
@@ -25,6 +27,19 @@ export interface ScheduleParts extends Partial<Omit<Definition, 'timing'>>, Part
   readonly at?: number;
   readonly in?: number;
   readonly startMs?: number;
+  readonly maxRuns?: number;
+  readonly jitterMs?: number;
+  /** A loop with this pause. */
+  readonly after?: number;
+  readonly retry?: { readonly delayMs: number; readonly maxDelayMs: number };
+  readonly calendar?: TimesParts;
+  readonly exclusion?: TimesParts;
+}
+
+/** Times computed ahead; texts of one name are one calendar. */
+export interface TimesParts extends Times {
+  readonly name?: string;
+  readonly refillAtMs?: number;
 }
 
 export const EPOCH = 'epoch-1';
@@ -34,6 +49,7 @@ export function entry(parts: ScheduleParts, namespace = 'rb'): PutEntry {
   const definition: Definition = {
     id: parts.id,
     timing: timingOf(parts),
+    isExcluding: parts.exclusion !== undefined,
     endMs: parts.endMs ?? null,
     args: parts.args ?? [],
     kwargs: parts.kwargs ?? {},
@@ -51,15 +67,36 @@ export function entry(parts: ScheduleParts, namespace = 'rb'): PutEntry {
     timeLimit: parts.timeLimit ?? null,
     softTimeLimit: parts.softTimeLimit ?? null,
     ignoreResult: parts.ignoreResult ?? true,
+    overlap: parts.overlap ?? 'allow',
+    isLoop: parts.after !== undefined,
+    worker: parts.worker ?? null,
   };
-  return { id: parts.id, template: encodeTemplate(template, namespace), ...encodeDefinition(definition) };
+  const { calendar, exclusion } = parts;
+  return {
+    id: parts.id,
+    template: encodeTemplate(template, namespace),
+    calendar: calendar === undefined ? undefined : shared('calendar', calendar),
+    exclusion: exclusion === undefined ? undefined : shared('exclusion', exclusion),
+    ...encodeDefinition(definition),
+  };
+}
+
+/** A calendar or exclusion with the times that the test gives it; they are to be computed further when it says so. */
+function shared(kind: 'calendar' | 'exclusion', { name = kind, refillAtMs = 8e15, ...times }: TimesParts): SharedText {
+  return { text: encodeShared(kind, JSON.stringify({ name })), times: encodeTimes(times), refillAtMs };
 }
 
 function timingOf(parts: ScheduleParts): Timing {
-  const startMs = parts.startMs ?? null;
+  const common = {
+    startMs: parts.startMs ?? null,
+    maxRuns: parts.maxRuns ?? null,
+    jitterMs: parts.jitterMs ?? 0,
+  };
+  if (parts.calendar !== undefined) return { kind: 'calendar', ...common };
+  if (parts.after !== undefined) return { kind: 'loop', afterMs: parts.after, retry: parts.retry ?? null, ...common };
   if (parts.at === undefined && parts.in === undefined)
-    return { kind: 'every', everyMs: parts.every ?? 10_000, phase: parts.phase ?? 'spread', startMs };
-  return { kind: 'once', atMs: parts.at ?? null, inMs: parts.in ?? null, startMs };
+    return { kind: 'every', everyMs: parts.every ?? 10_000, phase: parts.phase ?? 'spread', ...common };
+  return { kind: 'once', atMs: parts.at ?? null, inMs: parts.in ?? null, ...common };
 }
 
 /** A message as it lies in a queue. */
@@ -85,6 +122,8 @@ export interface Store {
   putDue(parts: ScheduleParts & { readonly dueMs: number }): Promise<void>;
   /** One call for the shard. Runs are never missed, only late, unless the test says so. */
   dispatch(request?: Partial<DispatchRequest>): Promise<DispatchReply>;
+  /** Parks a message as it lies in Redis. */
+  park(id: string, list: string, envelope: string, atMs: number): Promise<void>;
   /** Redis TIME, ms. */
   now(): Promise<number>;
   /** Waits until Redis TIME is past this instant. */
@@ -144,10 +183,16 @@ async function openStore(redis: Redis): Promise<Store> {
         shards: [keys],
         limit: 1_000,
         graceMs: 0,
-        misfireThresholdMs: 1e12,
+        misfireThresholdMs: 1e15,
         queueCap: 1_000_000,
+        recoveryRate: 0,
+        missedFirst: false,
         ...request,
       }),
+    async park(id, list, envelope, atMs) {
+      await redis.hset(keys.parked, id, [list, `tag-${id}`, envelope].join('\x1f'));
+      await redis.zadd(keys.extra, atMs, id);
+    },
     now,
     passes: (atMs) => until(async () => (await now()) > atMs, `Redis TIME is past ${atMs}`, { everyMs: 2 }),
     async score(id) {

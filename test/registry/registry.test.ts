@@ -20,9 +20,16 @@ async function setUp(t: Test, shards = 4): Promise<{ redis: Redis; registry: Reg
   const redis = connect(server.url, { option: '--redis', name: 'registry-test' });
   t.teardown(() => redis.disconnect());
   const names = namespaceKeys('rb');
-  const settings = { queueCap: 1_000_000, misfireThresholdMs: 1_000, keepCompletedMs: 3_600_000 };
+  const settings = {
+    queueCap: 1_000_000,
+    misfireThresholdMs: 1_000,
+    keepCompletedMs: 3_600_000,
+    recoveryRate: 0,
+    missedFirst: 0,
+    delayedQueues: [],
+  };
   const namespace = await joinNamespace(redis, names, 'rb', { ...settings, shards });
-  return { redis, registry: new Registry({ redis, names, namespace: () => namespace }) };
+  return { redis, registry: new Registry({ redis, names, namespace: () => namespace, nowMs: () => Date.now() }) };
 }
 
 async function scanAll(registry: Registry, count: number, pattern?: string): Promise<StoredSchedule[]> {

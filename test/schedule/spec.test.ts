@@ -4,7 +4,16 @@ import fc from 'fast-check';
 import t from 'tap';
 import { z } from 'zod';
 import { type Json, parseJson, toJson } from '../../protocol/json.ts';
-import { createSpecSchema, MAX_SPEC_BYTES, parseSpec, type ScheduleSpec } from '../../schedule/spec.ts';
+import { SOLAR_EVENTS } from '../../schedule/solar.ts';
+import {
+  checkSpec,
+  createSpecSchema,
+  isJournal,
+  MAX_SPEC_BYTES,
+  parseSpec,
+  type ScheduleSpec,
+  withoutDerivedOptions,
+} from '../../schedule/spec.ts';
 
 const schema = createSpecSchema('rb');
 
@@ -55,11 +64,14 @@ t.test('a spec of id, task and schedule gets every default', async (t) => {
       soft_time_limit: null,
       ignore_result: true,
       headers: {},
+      worker: null,
     },
     enabled: true,
     tags: [],
   });
 });
+
+const CRON = '{"cron":"0 9 * * *","tz":"Europe/Berlin"}';
 
 const LONG_NAME = 'é'.repeat(100);
 
@@ -99,11 +111,96 @@ const GOOD: readonly (readonly [name: string, members: Record<string, string>, p
   ["headers of one's own", { options: '{"headers":{"x-tenant":42}}' }, 'options.headers', { 'x-tenant': 42 }],
   ['queue_cap 0', { queue_cap: '0' }, 'queue_cap', 0],
   ['grace 0', { misfire: '{"grace":0}' }, 'misfire', { policy: 'latest', grace: 0 }],
+  ['one run', { max_runs: '1' }, 'max_runs', 1],
+  ['jitter rounded to ms', { jitter: '9.9994' }, 'jitter', 9.999],
+  ['jitter of a cron', { schedule: CRON, jitter: '86400' }, 'jitter', 86_400],
   [
-    'the later fields at their defaults',
-    { max_runs: 'null', jitter: '0', exclude: '[]', overlap: '"allow"' },
-    'jitter',
-    0,
+    'a cron with its defaults',
+    { schedule: '{"cron":"*/5 * * * *"}' },
+    'schedule',
+    { cron: '*/5 * * * *', tz: 'UTC', dialect: 'unix' },
+  ],
+  ['a cron with seconds', { schedule: '{"cron":"*/5 * * * * *"}' }, 'schedule.cron', '*/5 * * * * *'],
+  ['a cron by name', { schedule: '{"cron":"@daily"}' }, 'schedule.cron', '@daily'],
+  ['a cron spread by the id', { schedule: '{"cron":"H H * * *"}' }, 'schedule.cron', 'H H * * *'],
+  [
+    "a cron in Celery's dialect",
+    { schedule: '{"cron":"0 22-2 * * fri-mon","tz":"Europe/Berlin","dialect":"celery"}' },
+    'schedule.dialect',
+    'celery',
+  ],
+  ['a loop', { schedule: '{"after":0.0014}' }, 'schedule', { after: 0.001, retry: null }],
+  [
+    'a loop that waits longer after each failure',
+    { schedule: '{"after":5,"retry":{"delay":2}}' },
+    'schedule.retry',
+    { delay: 2, max_delay: 120 },
+  ],
+  [
+    'a loop that never waits more than an hour if not told to',
+    { schedule: '{"after":5,"retry":{"delay":100}}' },
+    'schedule.retry.max_delay',
+    3_600,
+  ],
+  [
+    'a loop whose first pause is longer than that',
+    { schedule: '{"after":5,"retry":{"delay":7200}}' },
+    'schedule.retry.max_delay',
+    7_200,
+  ],
+  [
+    'a loop with equal pauses',
+    { schedule: '{"after":5,"retry":{"delay":3,"max_delay":3}}' },
+    'schedule.retry',
+    { delay: 3, max_delay: 3 },
+  ],
+  [
+    'a solar event at the pole',
+    { schedule: '{"solar":"sunrise","lat":-90,"lon":180}' },
+    'schedule',
+    { solar: 'sunrise', lat: -90, lon: 180 },
+  ],
+  [
+    'a recurrence rule',
+    { schedule: '{"rrule":"FREQ=DAILY;BYHOUR=9"}' },
+    'schedule',
+    { rrule: 'FREQ=DAILY;BYHOUR=9', tz: 'UTC' },
+  ],
+  [
+    'a recurrence rule in the zone that its DTSTART names',
+    { schedule: '{"rrule":"DTSTART;TZID=Europe/Berlin:20270101T090000\\nRRULE:FREQ=DAILY"}' },
+    'schedule.tz',
+    'Europe/Berlin',
+  ],
+  [
+    'a recurrence rule that counts from start',
+    { schedule: '{"rrule":"FREQ=DAILY;COUNT=3"}', start: '"2027-01-01T00:00Z"' },
+    'start',
+    '2027-01-01T00:00:00.000Z',
+  ],
+  [
+    'days, ranges and crons to leave out',
+    {
+      exclude:
+        '["2027-12-25",{"from":"2027-12-27","to":"2027-12-27"},{"from":"2027-12-31T12:00Z","to":"2028-01-01T00:00+01:00"},{"cron":"* 0-5 * * *"}]',
+    },
+    'exclude',
+    [
+      '2027-12-25',
+      { from: '2027-12-27', to: '2027-12-27' },
+      { from: '2027-12-31T12:00:00.000Z', to: '2027-12-31T23:00:00.000Z' },
+      { cron: '* 0-5 * * *' },
+    ],
+  ],
+  ['days that a one-shot leaves out', { schedule: '{"in":5}', exclude: '["2027-12-25"]' }, 'exclude', ['2027-12-25']],
+  ['overlap skip', { overlap: '"skip"' }, 'overlap', 'skip'],
+  ['overlap buffer_one', { schedule: CRON, overlap: '"buffer_one"' }, 'overlap', 'buffer_one'],
+  ['bundled workers only', { options: '{"worker":"ringbeat"}' }, 'options.worker', 'ringbeat'],
+  [
+    'a loop of bundled workers without results',
+    { schedule: '{"after":5}', options: '{"worker":"ringbeat","ignore_result":true}' },
+    'options.ignore_result',
+    true,
   ],
   ['args at the deepest', { args: `${'['.repeat(64)}${']'.repeat(64)}` }, 'enabled', true],
 ];
@@ -150,9 +247,10 @@ const BAD: readonly (readonly [members: Record<string, string | null>, path: str
   [{ queue: '"rb:meta"' }, 'queue', /rb:/],
   [{ queue: '"q\\u0006\\u00163"' }, 'queue', /x06/],
   [{ schedule: null }, 'schedule', /required/],
-  [{ schedule: '10' }, 'schedule', /every, at, in/],
-  [{ schedule: '{}' }, 'schedule', /every, at, in/],
-  [{ schedule: '{"every":10,"in":5}' }, 'schedule', /every, at, in/],
+  [{ schedule: '10' }, 'schedule', /every, cron, at, in, after, solar, rrule/],
+  [{ schedule: '{}' }, 'schedule', /every, cron, at, in, after, solar, rrule/],
+  [{ schedule: '{"trigger":10}' }, 'schedule', /every, cron/],
+  [{ schedule: '{"every":10,"in":5}' }, 'schedule', /every, cron, at, in, after, solar, rrule/],
   [{ schedule: '{"every":"10"}' }, 'schedule.every', /number/],
   [{ schedule: '{"every":0.0999}' }, 'schedule.every', /at least 0.1/],
   [{ schedule: '{"every":0}' }, 'schedule.every', /at least/],
@@ -175,17 +273,66 @@ const BAD: readonly (readonly [members: Record<string, string | null>, path: str
   [{ schedule: '{"at":"2027-01-01T00:00:00Z"}', end: TIME }, 'schedule.at', /end/],
   [{ schedule: '{"in":-0.001}' }, 'schedule.in', /at least 0/],
   [{ schedule: '{"in":1e300}' }, 'schedule.in', /at most/],
-  [{ schedule: '{"cron":"* * * * *"}' }, 'schedule.cron', /not supported by this version/],
-  [{ schedule: '{"after":5}' }, 'schedule.after', /not supported by this version/],
-  [{ schedule: '{"solar":"sunrise","lat":1,"lon":1}' }, 'schedule.solar', /not supported by this version/],
-  [{ schedule: '{"rrule":"FREQ=DAILY"}' }, 'schedule.rrule', /not supported by this version/],
+  [{ schedule: '{"cron":5}' }, 'schedule.cron', /string/],
+  [{ schedule: '{"cron":""}' }, 'schedule.cron', /field/],
+  [{ schedule: '{"cron":"* * * *"}' }, 'schedule.cron', /field/],
+  [{ schedule: '{"cron":"60 * * * *"}' }, 'schedule.cron', /minute/],
+  [{ schedule: '{"cron":"0 0 31 2 *"}' }, 'schedule.cron', /never/],
+  [{ schedule: '{"cron":"0 0 30 2 1","dialect":"celery"}' }, 'schedule.cron', /never/],
+  [{ schedule: `{"cron":"${'0,'.repeat(600)}0 * * * *"}` }, 'schedule.cron', /1000 characters/],
+  [{ schedule: '{"cron":"* * * * *","tz":"Europe/Nowhere"}' }, 'schedule.tz', /zone/],
+  [{ schedule: '{"cron":"* * * * *","tz":""}' }, 'schedule.tz', /zone/],
+  [{ schedule: '{"cron":"* * * * *","tz":null}' }, 'schedule.tz', /string/],
+  [{ schedule: '{"cron":"* * * * *","dialect":"quartz"}' }, 'schedule.dialect', /"unix", "celery"/],
+  [{ schedule: '{"cron":"* * * * *","every":5}' }, 'schedule', /one of/],
+  [{ schedule: '{"cron":"* * * * *","phase":"now"}' }, 'schedule.phase', /known/],
+  [{ schedule: '{"after":0}' }, 'schedule.after', /at least 0.001/],
+  [{ schedule: '{"after":"5"}' }, 'schedule.after', /number/],
+  [{ schedule: '{"after":5,"retry":{}}' }, 'schedule.retry.delay', /required/],
+  [{ schedule: '{"after":5,"retry":{"delay":0}}' }, 'schedule.retry.delay', /at least 0.001/],
+  [{ schedule: '{"after":5,"retry":{"delay":5,"max_delay":4}}' }, 'schedule.retry.max_delay', /below delay/],
+  [{ schedule: '{"after":5,"retry":{"delay":5,"limit":4}}' }, 'schedule.retry.limit', /known/],
+  [{ schedule: '{"solar":"moonrise","lat":1,"lon":1}' }, 'schedule.solar', /"sunrise"/],
+  [{ schedule: '{"solar":"sunrise","lat":90.1,"lon":1}' }, 'schedule.lat', /at most 90/],
+  [{ schedule: '{"solar":"sunrise","lat":1,"lon":-180.1}' }, 'schedule.lon', /at least -180/],
+  [{ schedule: '{"solar":"sunrise","lat":1}' }, 'schedule.lon', /required/],
+  [{ schedule: '{"rrule":"FREQ=FORTNIGHTLY"}' }, 'schedule.rrule', /FREQ/],
+  [{ schedule: '{"rrule":"FREQ=DAILY;COUNT=3"}' }, 'schedule.rrule', /DTSTART/],
+  [{ schedule: '{"rrule":"FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"}' }, 'schedule.rrule', /never/],
+  [{ schedule: '{"rrule":"FREQ=DAILY","tz":"Nowhere"}' }, 'schedule.tz', /zone/],
+  [
+    { schedule: '{"rrule":"DTSTART;TZID=Europe/Berlin:20270101T090000\\nFREQ=DAILY","tz":"UTC"}' },
+    'schedule.tz',
+    /Berlin/,
+  ],
   [{ start: '"tomorrow"' }, 'start', /ISO/],
   [{ start: TIME, end: TIME }, 'end', /later than start/],
   [{ start: TIME, end: '"2026-12-31T23:59:59Z"' }, 'end', /later than start/],
-  [{ max_runs: '3' }, 'max_runs', /not supported by this version/],
-  [{ jitter: '1' }, 'jitter', /not supported by this version/],
-  [{ exclude: '["2027-12-25"]' }, 'exclude.0', /not supported by this version/],
-  [{ overlap: '"skip"' }, 'overlap', /not supported by this version/],
+  [{ max_runs: '0' }, 'max_runs', /at least 1/],
+  [{ max_runs: '1.5' }, 'max_runs', /whole/],
+  [{ jitter: '-1' }, 'jitter', /at least 0/],
+  [{ jitter: '10' }, 'jitter', /less than every/],
+  [{ jitter: '9.9999' }, 'jitter', /less than every/],
+  [{ schedule: '{"in":5}', jitter: '1' }, 'jitter', /must be 0/],
+  [{ schedule: '{"at":"2027-01-01T00:00:00Z"}', jitter: '1' }, 'jitter', /must be 0/],
+  [{ schedule: '{"after":5}', jitter: '1' }, 'jitter', /must be 0/],
+  [{ exclude: '"2027-12-25"' }, 'exclude', /array/],
+  [{ exclude: '["2027-02-29"]' }, 'exclude.0', /date/],
+  [{ exclude: '["2027-12-25T00:00Z"]' }, 'exclude.0', /date/],
+  [{ exclude: '["2027-12-25",5]' }, 'exclude.1', /date/],
+  [{ exclude: '[{}]' }, 'exclude.0', /from and to/],
+  [{ exclude: '[{"from":"2027-12-25"}]' }, 'exclude.0.to', /required/],
+  [{ exclude: '[{"from":"2027-12-25","to":"2027-12-24"}]' }, 'exclude.0.to', /earlier/],
+  [{ exclude: '[{"from":"2027-12-25T00:00Z","to":"2027-12-25T01:00+01:00"}]' }, 'exclude.0.to', /later/],
+  [{ exclude: '[{"from":"2027-12-25","to":"2027-12-26T00:00Z"}]' }, 'exclude.0.to', /date/],
+  [{ exclude: '[{"from":"2027-12-25","to":"soon"}]' }, 'exclude.0.to', /ISO/],
+  [{ exclude: '[{"cron":"* * * *"}]' }, 'exclude.0.cron', /field/],
+  [{ exclude: '[{"cron":"H * * * *"}]' }, 'exclude.0.cron', /H/],
+  [{ exclude: '[{"cron":"* * * * *","tz":"UTC"}]' }, 'exclude.0.tz', /known/],
+  [{ exclude: JSON.stringify(Array.from({ length: 101 }, () => '2027-12-25')) }, 'exclude', /at most 100/],
+  [{ overlap: '"cancel"' }, 'overlap', /"allow", "skip", "buffer_one"/],
+  [{ schedule: '{"in":5}', overlap: '"skip"' }, 'overlap', /"allow"/],
+  [{ schedule: '{"after":5}', overlap: '"skip"' }, 'overlap', /"allow"/],
   [{ misfire: '{"policy":"first"}' }, 'misfire.policy', /"latest", "all", "skip"/],
   [{ misfire: '{"grace":-1}' }, 'misfire.grace', /at least 0/],
   [{ misfire: 'null' }, 'misfire', /object/],
@@ -203,7 +350,10 @@ const BAD: readonly (readonly [members: Record<string, string | null>, path: str
   [{ options: '{"headers":[]}' }, 'options.headers', /object/],
   [{ options: '{"headers":{"task":"x"}}' }, 'options.headers.task', /Celery/],
   [{ options: '{"headers":{"ringbeat":{}}}' }, 'options.headers.ringbeat', /own/],
-  [{ options: '{"worker":"ringbeat"}' }, 'options.worker', /not supported by this version/],
+  [{ options: '{"worker":"celery"}' }, 'options.worker', /"ringbeat"/],
+  [{ overlap: '"skip"', options: '{"ignore_result":true}' }, 'options.ignore_result', /options.worker/],
+  [{ schedule: '{"after":5}', options: '{"ignore_result":true}' }, 'options.ignore_result', /options.worker/],
+  [{ schedule: '{"after":5}', options: '{"soft_time_limit":301}' }, 'options.soft_time_limit', /300/],
   [{ options: '{"countdown":1}' }, 'options.countdown', /known/],
   [{ enabled: '"true"' }, 'enabled', /true or false/],
   [{ enabled: '1' }, 'enabled', /true or false/],
@@ -269,6 +419,59 @@ t.test('numbers for the task stay as they were written', async (t) => {
   t.equal(toJson(spec.options.headers), '{"y":2.50}');
 });
 
+/** What the spec of a schedule with these members has in its options, of those that depend on it. */
+function limits(members: Record<string, string>) {
+  const { ignore_result, expires, time_limit } = accepted(specText(members)).options;
+  return { ignore_result, expires, time_limit };
+}
+
+t.test('a run whose end has to be seen has a result and limits, unless it says otherwise', async (t) => {
+  const free = { ignore_result: true, expires: null, time_limit: null };
+  const watched = { ignore_result: false, expires: 3_600, time_limit: 300 };
+  t.strictSame(limits({}), free);
+  t.strictSame(limits({ schedule: '{"after":5}' }), watched);
+  t.strictSame(limits({ overlap: '"skip"' }), watched);
+  t.strictSame(limits({ overlap: '"buffer_one"', options: '{"expires":null}' }), watched);
+  t.strictSame(limits({ overlap: '"skip"', options: '{"expires":60,"time_limit":10}' }), {
+    ignore_result: false,
+    expires: 60,
+    time_limit: 10,
+  });
+  t.strictSame(limits({ overlap: '"skip"', options: '{"worker":"ringbeat"}' }), { ...free, ignore_result: false });
+  t.strictSame(limits({ options: '{"worker":"ringbeat"}' }), free);
+});
+
+t.test('loops and overlaps that are not allowed make journal schedules', async (t) => {
+  t.notOk(isJournal(accepted(specText({}))));
+  t.notOk(isJournal(accepted(specText({ options: '{"ignore_result":false}' }))));
+  t.ok(isJournal(accepted(specText({ overlap: '"skip"' }))));
+  t.ok(isJournal(accepted(specText({ schedule: '{"after":5}' }))));
+});
+
+t.test('a patched overlap brings the options that belong to it', async (t) => {
+  const patched = (members: Record<string, string>, overlap: string) => {
+    const given = withoutDerivedOptions(accepted(specText(members)));
+    const result = checkSpec(schema, { ...(given as { readonly [key: string]: Json }), overlap });
+    if (!result.ok) throw new Error(JSON.stringify(result.errors));
+    const { ignore_result, expires, time_limit } = result.spec.options;
+    return { ignore_result, expires, time_limit };
+  };
+  t.strictSame(patched({}, 'skip'), { ignore_result: false, expires: 3_600, time_limit: 300 });
+  t.strictSame(patched({ overlap: '"skip"' }, 'allow'), { ignore_result: true, expires: null, time_limit: null });
+  t.strictSame(patched({ options: '{"ignore_result":false,"expires":5,"time_limit":6}' }, 'skip'), {
+    ignore_result: false,
+    expires: 5,
+    time_limit: 6,
+  });
+});
+
+t.test('fields that do not go together are all named', async (t) => {
+  t.strictSame(refused(specText({ schedule: '{"cron":"* * * *"}', start: TIME, end: TIME })), [
+    ...refused(specText({ start: TIME, end: TIME })),
+    ...refused(specText({ schedule: '{"cron":"* * * *"}' })),
+  ]);
+});
+
 const name = fc
   .string({ unit: 'grapheme', minLength: 1, maxLength: 40 })
   .filter((text) => Buffer.byteLength(text) <= 200 && !/\p{Cc}/u.test(text));
@@ -296,6 +499,56 @@ const specs = fc.record(
       ),
       fc.record({ at: instant }),
       fc.record({ in: fc.double({ min: 0, max: 1e9, noNaN: true }) }),
+      fc.record(
+        {
+          cron: fc.constantFrom('0 9 * * *', '*/5 * * * *', 'H H * * 1-5', '@hourly'),
+          tz: fc.constantFrom('UTC', 'Europe/Berlin', 'Australia/Lord_Howe'),
+          dialect: fc.constant('unix'),
+        },
+        { requiredKeys: ['cron'] },
+      ),
+      fc.record({ cron: fc.constantFrom('0 22-2 * * fri-mon', '0 0 1 * *'), dialect: fc.constant('celery') }),
+      fc.record(
+        {
+          after: fc.double({ min: 0.001, max: 1e9, noNaN: true }),
+          retry: fc.option(
+            fc.record(
+              {
+                delay: fc.double({ min: 0.001, max: 100, noNaN: true }),
+                max_delay: fc.integer({ min: 100, max: 1e6 }),
+              },
+              { requiredKeys: ['delay'] },
+            ),
+          ),
+        },
+        { requiredKeys: ['after'] },
+      ),
+      fc.record({
+        solar: fc.constantFrom(...SOLAR_EVENTS),
+        lat: fc.double({ min: -90, max: 90, noNaN: true }),
+        lon: fc.double({ min: -180, max: 180, noNaN: true }),
+      }),
+      fc.record(
+        {
+          rrule: fc.constantFrom(
+            'FREQ=DAILY',
+            'RRULE:FREQ=MONTHLY;BYDAY=-1FR',
+            'DTSTART:20270101T090000Z\nFREQ=DAILY;COUNT=3',
+          ),
+          tz: fc.constantFrom('UTC', 'Asia/Kolkata'),
+        },
+        { requiredKeys: ['rrule'] },
+      ),
+    ),
+    max_runs: fc.option(fc.integer({ min: 1 })),
+    exclude: fc.array(
+      fc.oneof(
+        fc.constantFrom('2027-12-25', '2028-02-29'),
+        fc.constant({ from: '2027-12-25', to: '2028-01-06' }),
+        fc.constant({ from: '2027-12-25T12:00:00+01:00', to: '2028-01-06T12:00:00Z' }),
+        fc.constant({ cron: '* 0-5 * * *' }),
+      ),
+      { maxLength: 3 },
     ),
     misfire: fc.record(
       { policy: fc.constantFrom('latest', 'all', 'skip'), grace: fc.option(fc.nat()) },
@@ -308,7 +561,7 @@ const specs = fc.record(
         expires: fc.oneof(fc.constant(null), instant, fc.integer({ min: 1, max: 1e6 })),
         time_limit: fc.option(fc.integer({ min: 100, max: 1_000 })),
         soft_time_limit: fc.option(fc.integer({ min: 1, max: 100 })),
-        ignore_result: fc.boolean(),
+        worker: fc.constant(null),
         headers: fc.dictionary(
           fc.string({ minLength: 1, maxLength: 8 }).map((key) => `x-${key}`),
           json,

@@ -5,8 +5,10 @@ import { pino } from 'pino';
 import type { Test } from 'tap';
 import { connect } from '../../lua/connection.ts';
 import { namespaceKeys } from '../../lua/keys.ts';
+import { DeadLetters } from '../../registry/dead-letters.ts';
 import { joinNamespace, type Namespace } from '../../registry/namespace.ts';
 import { Registry } from '../../registry/registry.ts';
+import { Tasks } from '../../registry/tasks.ts';
 import type { ApiToken } from '../../scheduler/api/auth.ts';
 import { createApi } from '../../scheduler/api/server.ts';
 import type { System } from '../../scheduler/api/system.ts';
@@ -28,6 +30,7 @@ export interface TestApiOptions {
   readonly tokens?: readonly ApiToken[];
   readonly system?: Partial<System>;
   readonly shards?: number;
+  readonly queueCap?: number;
 }
 
 /** The API on a Redis of the test's own, with the state of a node that does nothing but serve it. */
@@ -37,15 +40,20 @@ export async function startApi(t: Test, options: TestApiOptions = {}): Promise<T
   t.teardown(() => redis.disconnect());
   const names = namespaceKeys(NAMESPACE);
   const settings = {
-    queueCap: 1_000_000,
+    queueCap: options.queueCap ?? 1_000_000,
     misfireThresholdMs: 1_000,
     keepCompletedMs: 3_600_000,
+    recoveryRate: 0,
+    missedFirst: 0,
+    delayedQueues: [],
     shards: options.shards ?? 16,
   };
   const namespace: Namespace = await joinNamespace(redis, names, NAMESPACE, settings);
-  const registry = new Registry({ redis, names, namespace: () => namespace });
+  const registry = new Registry({ redis, names, namespace: () => namespace, nowMs: () => Date.now() });
   const app = createApi({
     registry,
+    tasks: new Tasks({ redis, names, namespace: () => namespace }),
+    deadLetters: new DeadLetters({ redis, names, namespace: () => namespace }),
     redis,
     namespace: NAMESPACE,
     tokens: options.tokens ?? [],
@@ -182,11 +190,15 @@ function idleSystem(redis: Redis): System {
         enabled: 1,
         parked: 0,
         overdue: 0,
+        inFlight: 0,
+        missed: 0,
+        deadLetters: 0,
         dispatched: 0,
         rate: 0,
         lateness,
         refused: 0,
         misfired: 0,
+        skipped: 0,
         recovered: 0,
       };
     },

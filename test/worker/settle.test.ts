@@ -36,6 +36,7 @@ function end(
       mode: 'held',
       result: null,
       letter: null,
+      run: null,
       ...settlement,
     })),
   });

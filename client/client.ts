@@ -1,0 +1,191 @@
+import { randomUUID } from 'node:crypto';
+import type { Redis } from 'ioredis';
+import { isLosslessNumber } from 'lossless-json';
+import type { z } from 'zod';
+import { connect } from '../lua/connection.ts';
+import { RingbeatError } from '../protocol/errors.ts';
+import type { Json } from '../protocol/json.ts';
+import { Tasks } from '../registry/tasks.ts';
+import { isObject } from '../schedule/fields.ts';
+import { createTaskSchema, parseTask, type TaskSchema, type TaskSpec } from '../schedule/task-spec.ts';
+import { forgetClient, setDefaultClient } from './default-client.ts';
+import { jsonBytes } from './json-bytes.ts';
+import { NamespaceView } from './namespace-view.ts';
+import { ResultWatch } from './results.ts';
+import { Schedules } from './schedules.ts';
+import { SpecError } from './spec-error.ts';
+
+export interface ClientOptions {
+  /** Where the namespace is: redis://, rediss:// or unix://. Default redis://127.0.0.1:6379/0. */
+  readonly redis?: string;
+  /** Default `rb`. A beat node must have created it. */
+  readonly namespace?: string;
+  /** Whether tasks are sent with this client by their `delay` and `applyAsync` from now on. Default true. */
+  readonly default?: boolean;
+}
+
+/** How a task is sent; as the body of `POST /v1/tasks`, but that dates may be `Date`s. */
+export interface TaskRequest {
+  readonly args?: readonly unknown[];
+  readonly kwargs?: Readonly<Record<string, unknown>>;
+  /** Default `celery`. */
+  readonly queue?: string;
+  /** Not to be run before this time: a text needs `Z` or an offset. */
+  readonly eta?: Date | string | null;
+  /** Not to be run before this many s from now. */
+  readonly countdown?: number | null;
+  readonly options?: Omit<Partial<z.input<TaskSchema>['options'] & object>, 'expires' | 'headers'> & {
+    /** s from now, or a time. */
+    readonly expires?: number | Date | string | null;
+    readonly headers?: Readonly<Record<string, unknown>>;
+  };
+}
+
+/** What is known of a task. */
+export interface TaskResult<Result = Json> {
+  readonly taskId: string;
+  /** Of Celery's states, and SCHEDULED while it waits for its eta; PENDING: nothing is known of it. */
+  readonly state: string;
+  /** What it returned, or the exception that it ended with. */
+  readonly result: Result | null;
+  readonly traceback: string | null;
+  readonly doneAt: Date | null;
+  /** When it is to run, while it waits. */
+  readonly eta: Date | null;
+}
+
+/** A task that was sent, as Celery's AsyncResult. */
+export interface TaskHandle<Result = Json> {
+  readonly id: string;
+  /** What is known of it now. */
+  result(): Promise<TaskResult<Result>>;
+  /**
+   * What it returned, once it has ended. Throws TASK_FAILED when it failed or was revoked, TASK_NOT_ENDED when it has not
+   * ended within `timeout` s.
+   */
+  get(timeout: number): Promise<Result>;
+  /** Revokes it: unless it has begun, it does not run. */
+  revoke(): Promise<void>;
+}
+
+/** States in which a task has ended, as Celery names them. */
+const ENDED: ReadonlySet<string> = new Set(['SUCCESS', 'FAILURE', 'REVOKED']);
+
+/**
+ * Manages the schedules of a namespace and sends tasks, straight on Redis. Everything it does is a promise that rejects
+ * with a RingbeatError, among them NAMESPACE_GONE, or with Redis's own error where Redis does not answer. It keeps a
+ * connection, and so the process, until it is closed.
+ */
+export class Client {
+  readonly schedules: Schedules;
+  readonly #redis: Redis;
+  readonly #namespace: NamespaceView;
+  readonly #tasks: Tasks;
+  readonly #schema: TaskSchema;
+  readonly #watch: ResultWatch;
+
+  /** Takes a URL, or options. Throws BAD_URL. */
+  constructor(given: string | ClientOptions = {}) {
+    const options = typeof given === 'string' ? { redis: given } : given;
+    const url = options.redis ?? 'redis://127.0.0.1:6379/0';
+    const name = options.namespace ?? 'rb';
+    this.#redis = connect(url, { option: 'redis', name: 'ringbeat-client' });
+    this.#namespace = new NamespaceView(this.#redis, name);
+    this.#tasks = new Tasks({
+      redis: this.#redis,
+      names: this.#namespace.names,
+      namespace: () => this.#namespace.current(),
+    });
+    this.#schema = createTaskSchema(name);
+    this.#watch = new ResultWatch(() => connect(url, { option: 'redis', name: 'ringbeat-client-results' }));
+    this.schedules = new Schedules(this.#redis, this.#namespace);
+    if (options.default !== false) setDefaultClient(this);
+  }
+
+  /**
+   * Sends a task, now or later. Throws SpecError for what cannot be sent, QUEUE_FULL at the cap of its queue, and
+   * BAD_QUEUE where the queue's key is no list.
+   */
+  async send<Result = Json>(task: string, request: TaskRequest = {}): Promise<TaskHandle<Result>> {
+    const spec = this.#check(task, request);
+    const requestId = randomUUID();
+    const [sent] = await this.#namespace.use(() => this.#tasks.send([{ task: spec, position: 0 }], requestId));
+    const { taskId, outcome } = sent!;
+    if (outcome === 'full') throw new RingbeatError('QUEUE_FULL', { queue: spec.queue, task });
+    if (outcome === 'not a list') throw new RingbeatError('BAD_QUEUE', { queue: spec.queue, task });
+    return this.handle<Result>(taskId);
+  }
+
+  /** A handle on a task that was sent before, by whomever. */
+  handle<Result = Json>(id: string): TaskHandle<Result> {
+    return {
+      id,
+      result: () => this.result<Result>(id),
+      get: (timeout) => this.#get<Result>(id, timeout),
+      revoke: () => this.revoke(id),
+    };
+  }
+
+  /** What is known of a task. */
+  async result<Result = Json>(id: string): Promise<TaskResult<Result>> {
+    const { taskId, state, result, traceback, doneAtMs, etaMs } = await this.#namespace.use(() =>
+      this.#tasks.state(id),
+    );
+    return {
+      taskId,
+      state,
+      result: plainNumbers(result) as Result | null,
+      traceback,
+      doneAt: doneAtMs === null ? null : new Date(doneAtMs),
+      eta: etaMs === null ? null : new Date(etaMs),
+    };
+  }
+
+  /** What is known of a task once it has ended, whichever way. Throws TASK_NOT_ENDED after `timeout` s. */
+  async waitFor<Result = Json>(id: string, timeout: number): Promise<TaskResult<Result>> {
+    const ended = await this.#watch.wait(id, timeout * 1_000, async () => {
+      const known = await this.result<Result>(id);
+      return ENDED.has(known.state) ? known : null;
+    });
+    if (ended !== null) return ended;
+    const { state } = await this.result(id);
+    throw new RingbeatError('TASK_NOT_ENDED', { task: id, seconds: timeout, state });
+  }
+
+  /** Revokes tasks: those that have not begun do not run. */
+  async revoke(...ids: readonly string[]): Promise<void> {
+    if (ids.length > 0) await this.#namespace.use(() => this.#tasks.revoke(ids));
+  }
+
+  /** Waits for what is under way, then lets go of Redis; tasks are not sent with this client any more. */
+  async close(): Promise<void> {
+    forgetClient(this);
+    this.#watch.close();
+    await this.#redis.quit().catch(() => {
+      // Redis is away: there is nothing left to wait for.
+    });
+    this.#redis.disconnect();
+  }
+
+  #check(task: string, { args, kwargs, queue, eta, countdown, options }: TaskRequest): TaskSpec {
+    const json = jsonBytes({ task, args, kwargs, queue, eta, countdown, options });
+    if ('error' in json) throw new SpecError(`task "${task}"`, [json.error]);
+    const result = parseTask(this.#schema, json.bytes);
+    if (!result.ok) throw new SpecError(`task "${task}"`, result.errors);
+    return result.task;
+  }
+
+  async #get<Result>(id: string, timeout: number): Promise<Result> {
+    const { state, result, traceback } = await this.waitFor<Result>(id, timeout);
+    if (state === 'SUCCESS') return result as Result;
+    throw new RingbeatError('TASK_FAILED', { task: id, state, reason: JSON.stringify(result) }, { cause: traceback });
+  }
+}
+
+/** With every number a number: whole ones beyond 2^53 lose digits, as in a task's args. */
+function plainNumbers(value: Json): unknown {
+  if (isLosslessNumber(value)) return Number(value.toString());
+  if (Array.isArray(value)) return value.map(plainNumbers);
+  if (!isObject(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, plainNumbers(member)]));
+}

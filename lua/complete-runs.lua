@@ -1,0 +1,84 @@
+-- complete-runs: end runs in flight of one shard whose results were published, or that can no longer be running.
+-- KEYS[1] meta            hash    namespace record
+-- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[3] unacked         hash    delivery tag -> message that a consumer holds
+-- ARGV[1] epoch           text    of the namespace, as the caller knows it
+-- ARGV[2] wake_channel    text    told when something became due within a second from now
+-- ARGV[3] shard           int
+-- ARGV[4] limit           int     0..500 runs whose deadline has passed are looked at; 0: none
+-- ARGV[5..] runs          text    in threes: task id; success or failure; '' or a loop's wish: ms until its next run, stop
+-- Returns                 [runs ended by their results, runs given up as lost]
+-- Errors                  NAMESPACE_GONE
+-- Atomic                  a run ends once, and what follows it is due from then on
+-- Cost                    O(runs), about ten commands each
+--- @include "redis-now"
+--- @include "shard-keys"
+--- @include "times"
+--- @include "next-run"
+--- @include "record-change"
+--- @include "complete-run"
+local meta, due_key, unacked = KEYS[1], KEYS[2], KEYS[3]
+local epoch, wake_channel, shard, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local LOOK_AGAIN_MS = 60000
+
+local record = redis.call('HMGET', meta, 'epoch', 'journal')
+if record[1] ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
+
+local key = shard_keys(due_key)
+local now = redis_now()
+-- Redis refuses a script that grows memory only at its first write: runs must be able to end when it is full.
+redis.call('ZREM', key.deadlines, '')
+local ended, lost, earliest, changes = 0, 0, math.huge, {}
+
+local function complete(id, flight, outcome, wish)
+  local due = complete_run(key, id, flight, now, outcome, wish)
+  if due then earliest = math.min(earliest, due) end
+  if record[2] == '1' then
+    changes[#changes + 1], changes[#changes + 2] = 'state', state_of(key, id)
+  end
+end
+
+for i = 5, #ARGV, 3 do
+  local task_id, outcome, wish = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local id = redis.call('HGET', key.flights, task_id)
+  local flight = id and redis.call('HGET', key.journal, id)
+  flight = flight and journal_fields(flight)
+  if flight and flight.task_id == task_id then
+    complete(id, flight, outcome, wish ~= '' and wish or nil)
+    ended = ended + 1
+  elseif id then
+    redis.call('HDEL', key.flights, task_id)
+  end
+end
+
+-- A message whose run may only be a bundled worker's is in its queue, held, or parked: else it was purged.
+local function may_still_run(id, flight)
+  if redis.call('HEXISTS', unacked, flight.tag) == 1 then return true end
+  local number = string.match(redis.call('HGET', key.definitions, id) or '', '^([^\31]*)')
+  local template = number and redis.call('HGET', key.templates, number)
+  local is_ours = template and string.match(template, '^[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31.w')
+  if not is_ours then return false end
+  local length = redis.pcall('LLEN', flight.list)
+  return redis.call('HEXISTS', key.parked, flight.task_id) == 1 or type(length) ~= 'number' or length > 0
+end
+
+if limit > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key.deadlines, '-inf', now, 'LIMIT', 0, limit)) do
+    local text = redis.call('HGET', key.journal, id)
+    if not text then
+      redis.call('ZREM', key.deadlines, id)
+    else
+      local flight = journal_fields(text)
+      if may_still_run(id, flight) then
+        redis.call('ZADD', key.deadlines, now + LOOK_AGAIN_MS, id)
+      else
+        complete(id, flight, 'lost', nil)
+        lost = lost + 1
+      end
+    end
+  end
+end
+if lost > 0 then redis.call('HINCRBY', key.counts, 'lost', lost) end
+record_changes(key, epoch, changes)
+if earliest < now + 1000 then redis.call('PUBLISH', wake_channel, shard .. ':' .. string.format('%.0f', earliest)) end
+return { ended, lost }
