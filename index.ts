@@ -6,7 +6,7 @@ export {
   type TaskResult,
 } from './client/client.ts';
 export { setDefaultClient, type TaskSender } from './client/default-client.ts';
-export type { ListFilter, PutSummary, Schedule, ScheduleInput, Schedules } from './client/schedules.ts';
+export type { ListFilter, PutSummary, Schedule, ScheduleInput, ScheduleRun, Schedules } from './client/schedules.ts';
 export { SpecError } from './client/spec-error.ts';
 export {
   type ApplyOptions,

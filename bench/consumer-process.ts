@@ -14,6 +14,8 @@ export interface ConsumerSettings {
   readonly everyMs: number;
   /** Empty the queue and read a few messages of each look, instead of popping and reading all of them. */
   readonly drain: boolean;
+  /** Wait for a Redis that has gone, instead of failing. */
+  readonly outages: boolean;
 }
 
 export interface ConsumerQuestion {
@@ -43,6 +45,8 @@ export interface Consumer {
   readonly pid: number;
   /** Begins to count. */
   open(): Promise<ConsumerReport>;
+  /** What was counted since `open` or the last lap. */
+  read(): Promise<ConsumerReport>;
   /** What was counted since `open` or the last lap; the lateness begins anew, the ledger goes on. */
   lap(): Promise<ConsumerReport>;
   /** The account up to now: waits until everything due before this moment should have come. */
@@ -56,9 +60,15 @@ const SETTLE_MS = 2_000;
 
 export async function startConsumer(
   stage: Stage,
-  load: { schedules: number; everyMs: number; drain?: boolean },
+  load: { schedules: number; everyMs: number; drain?: boolean; outages?: boolean },
 ): Promise<Consumer> {
-  const settings: ConsumerSettings = { redisUrl: stage.server.url, queue: QUEUE, drain: false, ...load };
+  const settings: ConsumerSettings = {
+    redisUrl: stage.server.url,
+    queue: QUEUE,
+    drain: false,
+    outages: false,
+    ...load,
+  };
   const child = fork(fileURLToPath(new URL('./consumer.js', import.meta.url)), [JSON.stringify(settings)]);
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const ask = askChild<ConsumerQuestion, ConsumerReport>(child, 'consumer');
@@ -73,6 +83,7 @@ export async function startConsumer(
   return {
     pid: child.pid!,
     open: () => ask({ what: 'open' }),
+    read: () => ask({ what: 'read' }),
     lap: () => ask({ what: 'lap' }),
     async close() {
       const untilMs = (await ask({ what: 'read' })).nowMs;

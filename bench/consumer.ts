@@ -13,6 +13,8 @@ import { LatenessHistogram } from './percentiles.ts';
 
 /** Pause between two looks at a queue that was not full. Part of every lateness that this process measures. */
 const POLL_MS = 1;
+/** Pause between two looks while Redis is away. */
+const OUTAGE_POLL_MS = 10;
 /** Messages popped at once at most. */
 const BATCH = 1_000;
 /** How many messages of each look a draining consumer reads: the oldest ones. */
@@ -52,7 +54,13 @@ answerParent<ConsumerQuestion, ConsumerReport>(({ what, untilMs }) => {
 process.on('disconnect', () => process.exit());
 
 for (;;) {
-  isCaughtUp = settings.drain ? await drain() : await pop();
+  try {
+    isCaughtUp = settings.drain ? await drain() : await pop();
+  } catch (error) {
+    if (!settings.outages) throw error;
+    isCaughtUp = false;
+    await sleep(OUTAGE_POLL_MS);
+  }
   if (isCaughtUp) await sleep(POLL_MS);
 }
 

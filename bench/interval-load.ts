@@ -1,12 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { shardKeys } from '../lua/keys.ts';
 import { readLateness } from '../lua/lateness.ts';
 import { type Consumer, type ConsumerReport, startConsumer } from './consumer-process.ts';
 import { loadLines, type Registered, register } from './load.ts';
 import { type Percentiles, summarise } from './percentiles.ts';
 import { type Node, watchCpu } from './processes.ts';
 import type { Figures, Measurement, Parameters } from './scenario.ts';
-import { getJson, NAMESPACE, redisNowMs, type Stage, shardCount } from './stage.ts';
+import { getJson, redisNowMs, type Stage, shardsOf } from './stage.ts';
 
 /** Nodes that dispatch a registered interval load into a queue which a consumer keeps short. */
 export interface RunningLoad {
@@ -18,10 +17,14 @@ export interface RunningLoad {
 }
 
 /** Registers `schedules` every `every` seconds through the first node, with nodes and consumer running already. */
-export async function startIntervalLoad(stage: Stage, parameters: Parameters): Promise<RunningLoad> {
+export async function startIntervalLoad(
+  stage: Stage,
+  parameters: Parameters,
+  { outages = false } = {},
+): Promise<RunningLoad> {
   const { schedules, every } = parameters;
   const nodes = await stage.startNodes(parameters.nodes);
-  const consumer = await startConsumer(stage, { schedules, everyMs: every * 1_000 });
+  const consumer = await startConsumer(stage, { schedules, everyMs: every * 1_000, outages });
   const registered = await register(nodes[0]!.api, loadLines({ to: schedules, schedule: `{"every":${every}}` }));
   return { nodes, consumer, registered, warmUpSec: every + 2 };
 }
@@ -64,8 +67,7 @@ export async function measureWindow(
 
 /** Lateness that the dispatch script counted since `sinceMs` of Redis's clock, over all shards. */
 export async function dispatchLateness(stage: Stage, sinceMs: number): Promise<Percentiles> {
-  const shards = Array.from({ length: await shardCount(stage.redis) }, (_, shard) => shardKeys(NAMESPACE, shard));
-  const lateness = await readLateness(stage.redis, shards, sinceMs);
+  const lateness = await readLateness(stage.redis, await shardsOf(stage.redis), sinceMs);
   return summarise(lateness.count, (percentile) => lateness.percentile(percentile / 100), lateness.maxMs);
 }
 
@@ -100,6 +102,7 @@ export function accountFigures(report: ConsumerReport): Figures {
 export interface Stats {
   readonly misfired: number;
   readonly refused: number;
+  readonly recovered: number;
 }
 
 export function readStats(node: Node): Promise<Stats> {

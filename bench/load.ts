@@ -16,8 +16,10 @@ export interface LoadOptions {
   /** Indexes `from` (inclusive) to `to` (exclusive). */
   readonly from?: number;
   readonly to: number;
-  /** The `schedule` field, as JSON. */
-  readonly schedule: string;
+  /** The `schedule` field, as JSON: the same for all, or each schedule's own. */
+  readonly schedule: string | ((index: number) => string);
+  /** Default: `bench.check`. */
+  readonly task?: string;
   /** Further fields, as JSON members with a leading comma. Default: none. */
   readonly more?: (index: number) => string;
   /** The `args` field, as JSON. Default: the index, so that nothing is shared that a real load would not share. */
@@ -34,7 +36,8 @@ export function* loadLines(options: LoadOptions): Generator<Buffer> {
   let lines: string[] = [];
   for (let at = options.from ?? 0; at < options.to; at++) {
     const index = pick(at);
-    lines.push(`${loadSpec(index, options.schedule, args(index), options.more?.(index))}\n`);
+    const schedule = typeof options.schedule === 'string' ? options.schedule : options.schedule(index);
+    lines.push(`${loadSpec(index, schedule, args(index), options.more?.(index), options.task)}\n`);
     if (lines.length < LINES_A_CHUNK) continue;
     yield Buffer.from(lines.join(''));
     lines = [];
@@ -43,8 +46,14 @@ export function* loadLines(options: LoadOptions): Generator<Buffer> {
 }
 
 /** One spec of the load; `more` are further fields, as JSON members with a leading comma. */
-export function loadSpec(index: number, schedule: string, args = `[${index}]`, more = ''): string {
-  return `{"id":"${scheduleId(index)}","task":"bench.check","args":${args},"schedule":${schedule}${more}}`;
+export function loadSpec(
+  index: number,
+  schedule: string,
+  args = `[${index}]`,
+  more = '',
+  task = 'bench.check',
+): string {
+  return `{"id":"${scheduleId(index)}","task":"${task}","args":${args},"schedule":${schedule}${more}}`;
 }
 
 /** Registers NDJSON through the HTTP API; throws when the API refuses it or any line. */

@@ -21,6 +21,9 @@ interface Options extends Partial<Parameters> {
 /** How many messages each pass of the limit pushes. */
 const LIMIT_MESSAGES = 150_000;
 
+/** With the append-only file or without, in which order. */
+const WAYS = { on: [true], off: [false], both: [true, false] } as const;
+
 /** Exit codes: 0 done, whether or not every target was met; 1 failed; 2 usage. */
 async function main(): Promise<void> {
   const program = new Command('bench').description(
@@ -53,7 +56,6 @@ async function main(): Promise<void> {
 
 function scenarioCommand(scenario: Scenario): Command {
   const { defaults } = scenario;
-  const bothWays = scenario.bothWays ? 'both' : 'on';
   return (
     new Command(scenario.name)
       .description(scenario.doc)
@@ -72,7 +74,10 @@ function scenarioCommand(scenario: Scenario): Command {
         new Option('--seconds <S>', 'how long to measure, s').argParser(numberWithin(0, 100)).default(defaults.seconds),
       )
       .addOption(wholeNumber('--nodes <N>', 'beat nodes', 1, 16).default(defaults.nodes))
-      .option('--aof', `Redis with its append-only file, settings as of the embedded Redis (default: ${bothWays})`)
+      .option(
+        '--aof',
+        `Redis with its append-only file, settings as of the embedded Redis (default: ${scenario.aof ?? 'on'})`,
+      )
       .option('--no-aof', 'Redis without it')
       .addOption(runsOption())
       .addOption(
@@ -135,7 +140,7 @@ function numberWithin(min: number, max: number): (text: string) => number {
 }
 
 async function take(scenario: Scenario, options: Options): Promise<void> {
-  const ways = options.aof !== undefined ? [options.aof] : scenario.bothWays ? [true, false] : [true];
+  const ways = options.aof !== undefined ? [options.aof] : WAYS[scenario.aof ?? 'on'];
   const { schedules, every, seconds, nodes } = { ...scenario.defaults, ...options };
   const out = resolve(options.out ?? `bench/out/${scenario.name}.json`);
   for (const aof of ways) {

@@ -42,8 +42,8 @@ export interface Scenario {
   /** One line for `--help`. */
   readonly doc: string;
   readonly defaults: Parameters;
-  /** Whether it is taken both with and without the append-only file unless one of them is asked for. */
-  readonly bothWays?: boolean;
+  /** Whether Redis writes its append-only file, unless that is asked for; `both` takes it twice. Default: on. */
+  readonly aof?: 'on' | 'off' | 'both';
   readonly targets: readonly Target[];
   /** Figures that the README shows beside those with a target. */
   readonly shown?: readonly string[];

@@ -1,7 +1,9 @@
 /** The tasks module of the bundled worker under measurement; where it was started by the bench it answers questions. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { task } from '../client/task.ts';
 import { answerParent } from './ask.ts';
 import { Ledger, type Verdict } from './ledger.ts';
+import { LOOP_RUN_MS, RUN_FIELDS, type RunsReport } from './loop-runs.ts';
 import { scheduleIndex } from './occurrence.ts';
 import { LatenessHistogram, type Percentiles } from './percentiles.ts';
 
@@ -23,6 +25,9 @@ export interface TasksReport {
   readonly verdict: Verdict;
 }
 
+/** The parent is told of a batch of loop runs so long after the first of them, ms. */
+const REPORT_MS = 50;
+
 const settings: TasksSettings = JSON.parse(process.env.BENCH_TASKS ?? '{"schedules":0,"everyMs":1000}');
 const histogram = new LatenessHistogram();
 const ledger = new Ledger(settings.schedules, settings.everyMs);
@@ -34,10 +39,31 @@ task('bench.check', async (context) => {
   ran += 1;
   const { schedule } = context;
   if (schedule === null) return;
-  // Redis runs on the same machine, so both read the same clock.
-  histogram.record(performance.timeOrigin + performance.now() - schedule.due);
+  histogram.record(nowMs() - schedule.due);
   ledger.record(scheduleIndex(schedule.schedule), schedule.due);
 });
+
+/** Runs of loops that the parent has not been told of. */
+let loopRuns: number[] = [];
+
+task('bench.loop', async ({ schedule }) => {
+  const enteredMs = nowMs();
+  await sleep(LOOP_RUN_MS);
+  if (schedule === null) return;
+  loopRuns.push(scheduleIndex(schedule.schedule), schedule.due, enteredMs, nowMs());
+  if (loopRuns.length === RUN_FIELDS) setTimeout(reportRuns, REPORT_MS);
+});
+
+function reportRuns(): void {
+  const report: RunsReport = { runs: Float64Array.from(loopRuns) };
+  loopRuns = [];
+  process.send?.(report);
+}
+
+/** Redis runs on the same machine, so both read the same clock. */
+function nowMs(): number {
+  return performance.timeOrigin + performance.now();
+}
 
 if (process.channel !== undefined) {
   answerParent<TasksQuestion, TasksReport>(({ what, atMs }) => {

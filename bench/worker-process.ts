@@ -1,6 +1,8 @@
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { askChild } from './ask.ts';
+import type { LoopRun } from './loop-ledger.ts';
+import { readLoopRuns } from './loop-runs.ts';
 import { awaitValue } from './processes.ts';
 import { QUEUE, type Stage } from './stage.ts';
 import type { TasksQuestion, TasksReport, TasksSettings } from './tasks.ts';
@@ -14,6 +16,10 @@ const STOP_MS = 15_000;
 export interface BundledWorker {
   readonly pid: number;
   ask(question: TasksQuestion): Promise<TasksReport>;
+  /** Is told from now on of every run of a loop that has ended, some 50 ms later. */
+  onLoopRun(listen: (run: LoopRun) => void): void;
+  /** kill -9. */
+  kill(): void;
   /** Warm shutdown. */
   stop(): Promise<void>;
 }
@@ -26,6 +32,8 @@ export async function startWorker(
 ): Promise<BundledWorker> {
   const child = fork(CLI, ['worker', '--redis', stage.server.url, '--tasks', TASKS, '-Q', QUEUE, ...args], {
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    // Typed arrays go through it as they are.
+    serialization: 'advanced',
     env: { ...process.env, BENCH_TASKS: settings === undefined ? undefined : JSON.stringify(settings) },
   });
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
@@ -46,5 +54,11 @@ export async function startWorker(
     if (child.exitCode !== null) throw new Error(`worker ended with ${child.exitCode}:\n${log}`);
     return isReady ? true : null;
   });
-  return { pid: child.pid!, ask: askChild<TasksQuestion, TasksReport>(child, 'worker'), stop };
+  return {
+    pid: child.pid!,
+    ask: askChild<TasksQuestion, TasksReport>(child, 'worker'),
+    onLoopRun: (listen) => readLoopRuns(child, listen),
+    kill: () => child.kill('SIGKILL'),
+    stop,
+  };
 }

@@ -8,7 +8,7 @@ import { finishDeletion, type Namespace, readNamespace, SETTINGS } from '../regi
 import { namespaceGone } from '../registry/registry.ts';
 import { COMMON_OPTIONS } from '../runtime/common-options.ts';
 import { addOptions, integer, number, type OptionSpec, optionValues } from '../runtime/options.ts';
-import { NAMESPACE_OPTIONS } from '../scheduler/config.ts';
+import { delayedQueues, NAMESPACE_OPTIONS } from '../scheduler/config.ts';
 import { readStats } from '../scheduler/status.ts';
 
 const CONNECTION_OPTIONS = { redis: COMMON_OPTIONS.redis, namespace: COMMON_OPTIONS.namespace };
@@ -39,6 +39,7 @@ const SET_OPTIONS = {
     doc: NAMESPACE_OPTIONS.recoveryRate.doc,
   }),
   recoveryOrder: { ...NAMESPACE_OPTIONS.recoveryOrder, default: null } as OptionSpec<'current' | 'missed' | null>,
+  delayedQueues: delayedQueues<readonly string[] | null>({ default: null }),
 };
 
 export function namespaceCommand(): Command {
@@ -51,7 +52,8 @@ export function namespaceCommand(): Command {
   );
   set.action(() =>
     withNamespace(set, async (redis, names, namespace) => {
-      const { queueCap, misfireThreshold, keepCompleted, recoveryRate, recoveryOrder } = optionValues(set, SET_OPTIONS);
+      const values = optionValues(set, SET_OPTIONS);
+      const { queueCap, misfireThreshold, keepCompleted, recoveryRate, recoveryOrder } = values;
       const toMs = (seconds: number | null) => (seconds === null ? null : Math.round(seconds * 1_000));
       const given = {
         queueCap,
@@ -59,6 +61,7 @@ export function namespaceCommand(): Command {
         keepCompletedMs: toMs(keepCompleted),
         recoveryRate,
         missedFirst: recoveryOrder === null ? null : Number(recoveryOrder === 'missed'),
+        delayedQueues: values.delayedQueues,
       };
       const changes = Object.entries(given).flatMap(([key, value]) =>
         value === null ? [] : [[SETTINGS[key as keyof typeof SETTINGS], String(value)] as const],
@@ -116,6 +119,7 @@ function print({
   keepCompletedMs,
   recoveryRate,
   missedFirst,
+  delayedQueues,
 }: Namespace): void {
   const lines = {
     namespace: name,
@@ -126,6 +130,7 @@ function print({
     'keep-completed': keepCompletedMs / 1_000,
     'recovery-rate': recoveryRate,
     'recovery-order': missedFirst === 1 ? 'missed' : 'current',
+    'delayed-queues': delayedQueues.length === 0 ? 'none' : delayedQueues.join(','),
   };
   for (const [key, value] of Object.entries(lines)) process.stdout.write(`${key.padEnd(18)} ${value}\n`);
 }

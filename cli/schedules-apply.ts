@@ -71,7 +71,7 @@ interface Scope {
 interface Plan {
   readonly created: readonly ScheduleSpec[];
   readonly updated: readonly ScheduleSpec[];
-  readonly unchanged: readonly ScheduleSpec[];
+  readonly unchanged: number;
   /** Ids. */
   readonly removed: readonly string[];
 }
@@ -135,35 +135,38 @@ function withoutCarry(value: Json): Json {
 }
 
 async function planOf(api: ApiClient, specs: readonly ScheduleSpec[], scope: Scope, prune: boolean): Promise<Plan> {
-  const stored = new Map<string, Json>();
+  const wanted = new Map(specs.map((spec) => [spec.id, spec]));
+  /** By id of what is wanted and there already: whether it is what the spec says. */
+  const same = new Map<string, boolean>();
+  const others: string[] = [];
+  const see = (id: string, schedule: Json) => {
+    const spec = wanted.get(id);
+    if (spec === undefined) others.push(id);
+    else same.set(id, says(schedule, spec));
+  };
   if (scope.tag !== null || scope.prefix !== null) {
     // An empty prefix is that of all.
     const query = { tag: scope.tag, prefix: scope.prefix || null, limit: PAGE };
     for await (const page of api.pages('/v1/schedules', 'schedules', query))
-      for (const schedule of page) stored.set(String(member(schedule, 'id')), schedule);
+      for (const schedule of page) see(String(member(schedule, 'id')), schedule);
   }
   // With a prefix everything that the file may name has been seen.
-  const unseen = scope.prefix === null ? specs.filter(({ id }) => !stored.has(id)) : [];
+  const unseen = scope.prefix === null ? specs.filter(({ id }) => !same.has(id)) : [];
   await severalAtOnce(unseen, async ({ id }) => {
     const schedule = await getSchedule(api, id);
-    if (schedule !== null) stored.set(id, schedule);
+    if (schedule !== null) see(id, schedule);
   });
-  const wanted = new Set(specs.map(({ id }) => id));
-  const isNew = ({ id }: ScheduleSpec) => !stored.has(id);
-  const isSame = (spec: ScheduleSpec) => says(stored.get(spec.id) ?? null, spec);
   return {
-    created: specs.filter(isNew),
-    updated: specs.filter((spec) => !isNew(spec) && !isSame(spec)),
-    unchanged: specs.filter(isSame),
-    removed: prune ? [...stored.keys()].filter((id) => !wanted.has(id)) : [],
+    created: specs.filter(({ id }) => !same.has(id)),
+    updated: specs.filter(({ id }) => same.get(id) === false),
+    unchanged: [...same.values()].filter((isSame) => isSame).length,
+    removed: prune ? [...new Set(others)] : [],
   };
 }
 
 /** Whether a stored schedule is what the spec says. */
 function says(stored: Json, spec: ScheduleSpec): boolean {
-  return (
-    stored !== null && Object.entries(spec).every(([name, value]) => isDeepStrictEqual(member(stored, name), value))
-  );
+  return Object.entries(spec).every(([name, value]) => isDeepStrictEqual(member(stored, name), value));
 }
 
 /** Whether all went well; what did not is said, and then nothing is removed. */
@@ -189,7 +192,7 @@ function reportOf({ created, updated, unchanged, removed }: Plan, dryRun: boolea
     ...created.map(({ id }) => `created ${id}`),
     ...updated.map(({ id }) => `updated ${id}`),
     ...removed.map((id) => `removed ${id}`),
-    `created ${created.length}, updated ${updated.length}, unchanged ${unchanged.length}, removed ${removed.length}`,
+    `created ${created.length}, updated ${updated.length}, unchanged ${unchanged}, removed ${removed.length}`,
   ];
   return lines.map((line) => `${dryRun ? 'would be ' : ''}${line}\n`).join('');
 }

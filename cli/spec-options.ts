@@ -189,7 +189,8 @@ function seconds(doc: string): OptionSpec<number | null> {
   return number<number | null>({ placeholder: 'S', ...ANY_SECONDS, default: null, doc });
 }
 
-function choice<T extends string>(choices: readonly [T, ...T[]], doc: string): OptionSpec<T | null> {
+/** One of these, or nothing. */
+export function choice<T extends string>(choices: readonly [T, ...T[]], doc: string): OptionSpec<T | null> {
   return { ...oneOf(choices, { default: choices[0], doc }), default: null };
 }
 

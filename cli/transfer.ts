@@ -19,7 +19,7 @@ export function exportCommand(): Command {
     if (file === undefined || file === '-') {
       for await (const chunk of api.download(EXPORT_PATH)) await print(chunk);
     } else {
-      complain(`exported ${await exportTo(file, api)} schedules to ${file}`);
+      await print(`exported ${await exportTo(file, api)} schedules to ${file}\n`);
     }
   });
 }

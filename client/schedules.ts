@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto';
 import type { Redis } from 'ioredis';
 import type { z } from 'zod';
 import { MAX_BACKLOG } from '../lua/backfill.ts';
-import type { Occurrence } from '../lua/occurrences.ts';
 import { RingbeatError } from '../protocol/errors.ts';
 import { backfillSchedule } from '../registry/backfill-schedule.ts';
 import { findSchedules } from '../registry/find-schedules.ts';
 import { nextDueTimes } from '../registry/next-due-times.ts';
 import { patchSchedule } from '../registry/patch-schedule.ts';
+import { type RecentRun, recentRuns } from '../registry/recent-runs.ts';
 import { Registry, type StoredSchedule } from '../registry/registry.ts';
 import { isObject } from '../schedule/fields.ts';
 import {
@@ -51,6 +51,12 @@ export interface Schedule {
   readonly lastLatenessMs: number | null;
   /** Regular runs sent; null unless max_runs is set. */
   readonly runs: number | null;
+}
+
+/** A run of a schedule; see `RecentRun` for what null means. */
+export interface ScheduleRun extends Omit<RecentRun, 'dueMs' | 'dispatchedAtMs'> {
+  readonly due: Date;
+  readonly dispatchedAt: Date | null;
 }
 
 export interface PutSummary {
@@ -238,9 +244,16 @@ export class Schedules {
     return duesMs.map((dueMs) => new Date(dueMs));
   }
 
-  /** Recent runs of a schedule, of those that are noted one by one, newest first. */
-  async runs(id: string, options: { readonly limit?: number } = {}): Promise<Occurrence[]> {
-    return this.#use((registry) => registry.occurrences(id, options.limit ?? 100));
+  /** Its runs of the last hour, newest first, as far as they are known, at most `limit` (100). Throws NO_SCHEDULE. */
+  async runs(id: string, options: { readonly limit?: number } = {}): Promise<ScheduleRun[]> {
+    const limit = options.limit ?? 100;
+    const runs = await this.#use((registry) => recentRuns(this.#redis, registry, id, this.#namespace.nowMs(), limit));
+    if (runs === null) throw this.#missing(id);
+    return runs.map(({ dueMs, dispatchedAtMs, ...run }) => ({
+      due: new Date(dueMs),
+      dispatchedAt: dateOf(dispatchedAtMs),
+      ...run,
+    }));
   }
 
   async #setEnabled(id: string, enabled: boolean): Promise<boolean> {
@@ -288,14 +301,17 @@ export class Schedules {
 }
 
 function scheduleOf({ spec, state, nextRunAtMs, lastRunAtMs, lastLatenessMs, runs }: StoredSchedule): Schedule {
-  const date = (ms: number | null) => (ms === null ? null : new Date(ms));
   return {
     id: spec.id,
     spec,
     state,
-    nextRunAt: date(nextRunAtMs),
-    lastRunAt: date(lastRunAtMs),
+    nextRunAt: dateOf(nextRunAtMs),
+    lastRunAt: dateOf(lastRunAtMs),
     lastLatenessMs,
     runs,
   };
+}
+
+function dateOf(ms: number | null): Date | null {
+  return ms === null ? null : new Date(ms);
 }

@@ -36,7 +36,7 @@ local WRITES = {
   { 'done', 'ZADD', 'completed' }, { 'deadlines', 'ZADD', 'deadlines' }, { 'new_flights', 'HSET', 'journal' },
   { 'new_tasks', 'HSET', 'flights' }, { 'told', 'HSET', 'last' }, { 'new_runs', 'HSET', 'runs' }, { 'held', 'HSET', 'held' },
   { 'new_ranges', 'HSET', 'missed_ranges' }, { 'not_due', 'ZREM', 'due' }, { 'not_held', 'HDEL', 'held' },
-  { 'not_missed', 'ZREM', 'missed' }, { 'not_missed', 'HDEL', 'missed_ranges' }, { 'not_extra', 'ZREM', 'extra' },
+  { 'not_claimed', 'ZREM', 'claims' }, { 'not_missed', 'ZREM', 'missed' }, { 'not_missed', 'HDEL', 'missed_ranges' }, { 'not_extra', 'ZREM', 'extra' },
   { 'unparked', 'ZREM', 'extra' }, { 'unparked', 'HDEL', 'parked' },
 }
 local WRITTEN = { dead = true, dropped = true, occurrences = true, popped = true }
@@ -141,7 +141,7 @@ end
 
 -- Takes a schedule from wherever it waits for its next run.
 local function forget_next(plan, id)
-  for _, name in ipairs({ 'not_due', 'not_missed', 'not_held' }) do plan[name][#plan[name] + 1] = id end
+  for _, name in ipairs({ 'not_due', 'not_claimed', 'not_missed', 'not_held' }) do plan[name][#plan[name] + 1] = id end
 end
 
 -- Keeps the run that overlaps the one in flight, the earliest of them; whether it did.
@@ -192,7 +192,8 @@ local function push_run(plan, due, run, expires_at)
     local flight = table.concat({ task_id, due_text, run, 1, tag, template.list, '', now_text }, '\31')
     plan.flights[entry_id] = flight
     append(plan.new_flights, entry_id, flight)
-    append(plan.new_tasks, task_id, entry_id)
+    -- A bundled worker tells the journal itself; of a Celery worker's run only its result tells.
+    if template.time_limit then append(plan.new_tasks, task_id, entry_id) end
     append(plan.deadlines, template.time_limit and max(expires_at or now, now) + template.time_limit + GRACE_MS or now + LOOK_AGAIN_MS, entry_id)
   end
   local lateness = now - due

@@ -64,7 +64,7 @@ const SHARD_KEYS = [
    * due ms, run, attempt, delivery tag, list key, due of the run that overlap holds back or '', dispatched at ms.
    */
   'journal',
-  /** hash: task id -> schedule id, of the runs in `journal`. */
+  /** hash: task id -> schedule id, of the runs in `journal` that a Celery worker may take. */
   'flights',
   /** zset: schedule id -> when to look whether its run in flight can still be running, ms since epoch. */
   'deadlines',
@@ -80,7 +80,7 @@ const SHARD_KEYS = [
   'dropped',
   /** zset: parked message, or U+001F and the id of a schedule with a backlog -> when to try it, ms since epoch. */
   'extra',
-  /** hash: parked message -> `<list key>\x1f<envelope>`. */
+  /** hash: parked message (`lua/parked.ts`) -> its list, delivery tag and envelope (`lua/include/parked.lua`). */
   'parked',
   /** hash: totals since the namespace was created; `templates`, `runs` and `changes` number what they count. */
   'counts',
@@ -143,7 +143,7 @@ export function workerKeys(namespace: string, workerId: string): WorkerKeys {
   return { state: `${prefix}state`, reserved: `${prefix}reserved` };
 }
 
-/** string, 10 minutes: what a request with this id did; in a shard the id that it created, else the API's answer. */
+/** string, 10 minutes: what a request with this id did; in a shard the id that it created, or a bit for each task that it sent, else the API's answer. */
 export function requestKey(owner: ShardKeys | string, requestId: string): string {
   return `${typeof owner === 'string' ? `${owner}:` : owner.prefix}request:${requestId}`;
 }

@@ -193,7 +193,11 @@ local function update(i, id, old, number, wanted, finish_text, rest)
     append(forgotten, id)
     append(unmissed, id)
   end
-  if not keeps_grid then append(unheld, id) end
+  if not keeps_grid then
+    append(unheld, id)
+    append(not_done, id)
+    if timing.kind == 'o' then append(uncounted, id) end
+  end
   if not enabled then
     -- A loop keeps when it is due (where a queue cap holds it that is kept already), what was missed is not.
     if score and timing.kind == 'a' and keeps_grid and score == math.floor(score) then
@@ -209,8 +213,11 @@ local function update(i, id, old, number, wanted, finish_text, rest)
   if is_flying then
     -- Its run in flight brings it back.
     if score then not_due[#not_due + 1] = id end
-  elseif is_exhausted(id, timing) then
+  elseif is_exhausted(id, timing) and (keeps_grid or timing.kind ~= 'o') then
     if score then not_due[#not_due + 1] = id end
+    append(forgotten, id)
+    append(unmissed, id)
+    if timing.kind == 'o' then append(done, string.format('%.0f', now), id) end
   elseif keeps_grid and score then
     -- Still on its grid; a new end or exclusion may take its next run away. One that a queue cap holds is due at its own time.
     local due = timing.kind == 'o' and timing.first or tonumber(held) or math.floor(score)

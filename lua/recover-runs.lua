@@ -55,7 +55,6 @@ for at = first_run, #ARGV, 7 do
       put_parked(key.extra, key.parked, flight.task_id, next_tag, due, list, envelope)
       redis.call('HSET', key.journal, id, table.concat({ flight.task_id, flight.due, flight.run, attempt, next_tag, list,
         flight.buffered, string.format('%.0f', flight.dispatched) }, '\31'))
-      redis.call('HINCRBY', key.counts, 'recovered', 1)
       reply[2] = reply[2] + 1
     end
     if meta[2] == '1' then record_changes(key, meta[1], { 'state', state_of(key, id) }) end

@@ -3,8 +3,8 @@
 -- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] limit           int     1..500 claims looked at in this call
--- ARGV[3..] refills       text    in fours: number; the first 15 digits of its times as they were read; times that continue
---                                 them (lua/times.ts); when to compute them further, ms
+-- ARGV[3..] refills       text    in fours: number; the first 15 digits of its times as they were read, '' for none; times that
+--                                 continue them (lua/times.ts); when to compute them further, ms
 -- Returns                 [next runs found, the earliest of them (-1: none), claims that still wait]
 -- Errors                  NAMESPACE_GONE
 -- Atomic                  times are only continued where they end; of several who compute them, one does
@@ -28,23 +28,32 @@ end
 -- Nobody asks for what lies before the oldest due time that waits.
 local oldest = math.min(now, head_of(key.due), head_of(key.missed), head_of(key.claims))
 
+local function store(number, times, refill_at)
+  redis.call('HSET', key.times, number, times)
+  if time_at(times, 0) == SERIES_END then
+    redis.call('ZREM', key.refills, number)
+  else
+    redis.call('ZADD', key.refills, refill_at, number)
+  end
+  known_times[key.times .. number] = times
+end
+
 for i = 3, #ARGV, 4 do
   local number, read_until, more, refill_at = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local times = redis.call('HGET', key.times, number)
-  if not times or redis.call('HEXISTS', key.templates, number) == 0 then
+  if redis.call('HEXISTS', key.templates, number) == 0 then
     redis.call('HDEL', key.times, number)
     redis.call('ZREM', key.refills, number)
-  elseif time_at(times, 0) == read_until then
+  elseif not times and read_until == '' then
+    store(number, more, refill_at)
+  elseif times and time_at(times, 0) == read_until then
     local is_exclusion = string.sub(redis.call('HGET', key.templates, number), 1, 10) == 'exclusion\31'
     local step, first = is_exclusion and 2 or 1, is_exclusion and 2 or 1
     -- One from before is kept: with jitter its run may still come.
     local keep_from = math.max(position_after(times, oldest, first, step) - step - first + 1, 1)
     local kept = string.sub(times, keep_from * WIDTH + 1)
     if #kept / WIDTH <= MAX_TIMES then
-      times = string.sub(more, 1, WIDTH) .. kept .. string.sub(more, WIDTH + 1)
-      redis.call('HSET', key.times, number, times)
-      if time_at(times, 0) == SERIES_END then redis.call('ZREM', key.refills, number) else redis.call('ZADD', key.refills, refill_at, number) end
-      known_times[key.times .. number] = times
+      store(number, string.sub(more, 1, WIDTH) .. kept .. string.sub(more, WIDTH + 1), refill_at)
     end
   end
 end

@@ -299,7 +299,8 @@ export function messageOf(data: Buffer): ReadMessage | null {
   const envelope = Array.isArray(found) ? (found[0] as Json) : found;
   if (!isObject(envelope) || !isObject(envelope.properties)) return null;
   const { properties, headers } = envelope;
-  const info = isObject(properties.delivery_info) ? properties.delivery_info : {};
+  const { delivery_info: info } = properties;
+  if (!isObject(info) || typeof info.exchange !== 'string' || typeof info.routing_key !== 'string') return null;
   const priority = Number(properties.priority ?? 0);
   const header = (name: string) => {
     const value = isObject(headers) ? headers[name] : undefined;
@@ -307,7 +308,7 @@ export function messageOf(data: Buffer): ReadMessage | null {
   };
   return {
     envelope: { ...envelope, properties },
-    routingKey: typeof info.routing_key === 'string' ? info.routing_key : '',
+    routingKey: info.routing_key,
     priority: Number.isInteger(priority) ? Math.min(Math.max(priority, 0), 9) : 0,
     task: header('task'),
     taskId: header('id'),

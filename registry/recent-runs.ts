@@ -68,11 +68,18 @@ export async function recentRuns(
     // Its last run is told in any case, but it may have had another id: of before its timing was changed.
     return run.dispatchedAtMs === null ? [] : [{ ...run, taskId: null }];
   });
-  return certain.sort((one, other) => happenedAt(other) - happenedAt(one)).slice(0, limit);
+  return certain
+    .sort((one, other) => other.atMs - one.atMs || other.dueMs - one.dueMs)
+    .map(({ atMs: _, ...run }) => run)
+    .slice(0, limit);
 }
 
-function notedRun({ kind, dueMs, run, count, latenessMs, taskId }: Occurrence): RecentRun {
+/** `atMs`: when it was sent or dropped; where that is not known, when it was due. */
+type TimedRun = RecentRun & { readonly atMs: number };
+
+function notedRun({ kind, dueMs, run, count, atMs, latenessMs, taskId }: Occurrence): TimedRun {
   return {
+    atMs,
     dueMs,
     dispatchedAtMs: latenessMs === null ? null : dueMs + latenessMs,
     latenessMs,
@@ -84,7 +91,7 @@ function notedRun({ kind, dueMs, run, count, latenessMs, taskId }: Occurrence): 
 }
 
 interface InferredRun {
-  readonly run: RecentRun;
+  readonly run: TimedRun;
   /** Whether its due time and task id are beyond doubt. */
   readonly isCertain: boolean;
 }
@@ -109,6 +116,7 @@ async function inferRuns(
   const isNoted = new Set(noted.filter(({ run }) => run === 0).map(({ dueMs }) => dueMs));
   const infer = (dueMs: number, latenessMs: number | null, isCertain: boolean): InferredRun => ({
     run: {
+      atMs: dueMs + (latenessMs ?? 0),
       dueMs,
       dispatchedAtMs: latenessMs === null ? null : dueMs + latenessMs,
       latenessMs,
@@ -163,8 +171,4 @@ function outcomeOf(state: string | null): Outcome | null {
       // A state of the task's own, or STARTED.
       return 'started';
   }
-}
-
-function happenedAt({ dispatchedAtMs, dueMs }: RecentRun): number {
-  return dispatchedAtMs ?? dueMs;
 }

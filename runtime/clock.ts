@@ -8,6 +8,9 @@ export function monotonicMs(): number {
 /** A step of Redis's clock that is larger than this counts as a jump, ms. */
 const JUMP_MS = 1_000;
 
+/** Who has heard nothing of Redis for longer than this cannot tell whether others were heard by it meanwhile, ms. */
+const LONGEST_SILENCE_MS = 3_000;
+
 /**
  * What this process knows of Redis's clock. Each reply that carries Redis TIME was made between sending and receiving,
  * so it bounds the offset between the two clocks from both sides; a reply that contradicts what is known by more than
@@ -17,6 +20,7 @@ export class RedisClock {
   #low = -Infinity;
   #high = Infinity;
   #steadySinceMs = monotonicMs();
+  #lastReplyAtMs = monotonicMs();
   readonly #onJump: (jumpMs: number) => void;
 
   /** `onJump` is told of every jump; see `observe`. */
@@ -26,6 +30,9 @@ export class RedisClock {
 
   /** Takes one reply in; returns by how many ms Redis's clock jumped since the last one (negative: back), else 0. */
   observe(redisNowMs: number, sentAtMs: number, receivedAtMs = monotonicMs()): number {
+    // Perhaps it was not this process alone that was suspended, but the whole machine, and every heartbeat is old.
+    if (receivedAtMs - this.#lastReplyAtMs > LONGEST_SILENCE_MS) this.disturbed();
+    this.#lastReplyAtMs = receivedAtMs;
     const low = redisNowMs - receivedAtMs;
     const high = redisNowMs - sentAtMs;
     const jump = low > this.#high + JUMP_MS ? low - this.#high : high < this.#low - JUMP_MS ? high - this.#low : 0;
@@ -49,9 +56,13 @@ export class RedisClock {
     this.#steadySinceMs = monotonicMs();
   }
 
-  /** Whether Redis was seen steady for this long, so that a lease of that length may be judged expired. */
+  /**
+   * Whether Redis was seen steady for this long, without a long silence, so that a lease of that length may be judged
+   * expired.
+   */
   steadyFor(leaseMs: number): boolean {
-    return monotonicMs() - this.#steadySinceMs >= leaseMs;
+    const nowMs = monotonicMs();
+    return nowMs - this.#lastReplyAtMs <= LONGEST_SILENCE_MS && nowMs - this.#steadySinceMs >= leaseMs;
   }
 
   /** Redis's time now, as far as it is known: the middle of the bounds. Before the first reply, the local clock's. */

@@ -57,7 +57,9 @@ export class Calendars implements Service {
   async #refill(): Promise<number> {
     const namespace = this.#options.namespace();
     if (namespace === null) return EVERY_MS;
-    const unfinished = await Promise.all(this.#options.shards().map((keys) => this.#refillShard(keys, namespace.epoch)));
+    const unfinished = await Promise.all(
+      this.#options.shards().map((keys) => this.#refillShard(keys, namespace.epoch)),
+    );
     return unfinished.includes(true) ? 0 : EVERY_MS;
   }
 
@@ -73,26 +75,32 @@ export class Calendars implements Service {
     const refills = numbers.length === 0 ? [] : await this.#compute(keys, numbers, nowMs);
     const { found, earliestMs } = await refillTimes(redis, names, keys, epoch, refills);
     if (earliestMs !== null) onDue(earliestMs);
-    return found > 0 || refills.some(({ refillAtMs }) => refillAtMs <= nowMs);
+    return found > 0 || numbers.length === BATCH || refills.some(({ refillAtMs }) => refillAtMs <= nowMs);
   }
 
   async #compute(keys: ShardKeys, numbers: readonly string[], nowMs: number): Promise<Refill[]> {
     const { redis, log } = this.#options;
-    const [texts, times] = await Promise.all([
+    const [texts, times, ...heads] = await Promise.all([
       redis.hmget(keys.templates, ...numbers),
       redis.hmget(keys.times, ...numbers),
+      ...[keys.due, keys.claims, keys.missed].map((key) => redis.zrange(key, '0', '0', 'WITHSCORES')),
     ]);
+    // What was restored without its times begins with the oldest run that waits for it.
+    const oldestMs = Math.min(nowMs, ...heads.map(([, score]) => Math.floor(Number(score ?? nowMs))));
     return numbers.flatMap((number, i): Refill[] => {
       const text = texts[i];
       const known = times[i];
       // Dropped since: the script clears what is left of it.
-      if (text == null || known == null) return [{ number, readUntil: '', more: '', refillAtMs: nowMs }];
-      const { kind, json } = decodeShared(text);
+      if (text == null) return [{ number, readUntil: '', more: '', refillAtMs: nowMs }];
+      const decoded = decodeShared(text);
+      const kind = decoded.kind === 'exclusion' ? decoded.kind : 'calendar';
+      const { json } = decoded;
       try {
-        const { untilMs } = decodeTimes(known);
-        const more = computeTimes(kind === 'exclusion' ? kind : 'calendar', json, nowMs, untilMs ?? nowMs);
+        const untilMs = known == null ? null : decodeTimes(known).untilMs;
+        const more =
+          known == null ? computeTimes(kind, json, oldestMs) : computeTimes(kind, json, nowMs, untilMs ?? nowMs);
         const refillAtMs = Math.min(more.refillAtMs, Number.MAX_SAFE_INTEGER);
-        return [{ number, readUntil: known.slice(0, 15), more: more.times, refillAtMs }];
+        return [{ number, readUntil: known?.slice(0, 15) ?? '', more: more.times, refillAtMs }];
       } catch (error) {
         if (!this.#broken.has(json)) log.error({ event: 'calendar_failed', calendar: json, reason: messageOf(error) });
         this.#broken.add(json);

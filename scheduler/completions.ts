@@ -1,8 +1,8 @@
 import type { Redis } from 'ioredis';
 import { completeRuns, type EndedRun } from '../lua/complete-runs.ts';
 import { type NamespaceKeys, resultKey, type ShardKeys } from '../lua/keys.ts';
-import { loopWishOf } from '../protocol/loop.ts';
 import { messageOf } from '../protocol/errors.ts';
+import { loopWishOf } from '../protocol/loop.ts';
 import type { Namespace } from '../registry/namespace.ts';
 import type { Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';

@@ -16,6 +16,7 @@ const { COMMON_OPTIONS } = await load('runtime/common-options.js');
 const { BEAT_OPTIONS, NAMESPACE_OPTIONS } = await load('scheduler/config.js');
 const { WORKER_OPTIONS } = await load('worker/config.js');
 const { DEV_OPTIONS } = await load('cli/dev.js');
+const { API_OPTIONS } = await load('cli/api-client.js');
 
 const NOTE = '<!-- Made by tools/docs.mjs: change the table in the source and run `npm run docs`. -->';
 
@@ -56,6 +57,11 @@ function configurationPage() {
     ),
     ...section('`ringbeat worker`', WORKER_OPTIONS),
     ...section('`ringbeat dev`', DEV_OPTIONS),
+    ...section(
+      'Commands that talk to the API',
+      API_OPTIONS,
+      'What else these commands take is about their subject; see [the command line](cli.md) and their `--help`.',
+    ),
   ].join('\n');
 }
 

@@ -26,7 +26,11 @@ export function execute(delivery: Delivery, surroundings: Surroundings, onEnd: (
   const { message, task } = delivery;
   const context = new Context(delivery, surroundings);
   const succeed = (value: unknown) =>
-    onEnd({ state: 'success', value, wish: message.schedule?.journal == null ? null : context.wish ?? loopWishOf(value) });
+    onEnd({
+      state: 'success',
+      value,
+      wish: message.schedule?.journal == null ? null : (context.wish ?? loopWishOf(value)),
+    });
   let returned: unknown;
   try {
     returned = task.run(context, message.args);

@@ -24,7 +24,7 @@ import { Pump } from './pump.ts';
 const HEARTBEAT_MS = 2_000;
 
 /** How often dead workers are looked for, ms; their messages are back within the lease and this. */
-const LOST_WORKERS_MS = 2_000;
+const LOST_WORKERS_MS = 1_000;
 
 /** How often messages older than the visibility timeout are looked for, ms. */
 const INVISIBLE_MS = 10_000;
@@ -98,6 +98,7 @@ export class Worker implements Service {
     );
     await this.#showQueues(redis);
     await this.#listen(redis, pump);
+    if (this.#stopped !== null) return;
     this.#loops = [
       this.#loop('heartbeat', () => this.#heartbeat(redis, pump)),
       this.#loop('restore_lost_workers', () => this.#restoreLostWorkers(redis)),
@@ -159,6 +160,7 @@ export class Worker implements Service {
 
   /** Hears remote control from now on. */
   async #listen(redis: Redis, pump: Pump): Promise<void> {
+    if (this.#stopped !== null) return;
     const { config } = this;
     const clock = new LogicalClock();
     const commands = controlCommands({

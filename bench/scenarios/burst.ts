@@ -1,16 +1,9 @@
-import type { Redis } from 'ioredis';
-import { dispatchLateness } from '../interval-load.ts';
-import { loadLines, register } from '../load.ts';
-import { readOccurrence } from '../occurrence.ts';
-import type { Percentiles } from '../percentiles.ts';
-import { awaitValue } from '../processes.ts';
+import { type Burst, instantAhead, judgeBurst, leadMs, queueFull, registerForInstant } from '../one-instant.ts';
 import type { Parameters, Scenario } from '../scenario.ts';
-import { openStage, QUEUE, redisNowMs } from '../stage.ts';
+import { openStage } from '../stage.ts';
 
 /** Interval of the interval variant, s: long enough that nothing comes due twice. */
 const EVERY = 3_600;
-/** Time that is left for registering before the instant: a fixed part and one for each schedule, ms. */
-const LEAD_MS = { fixed: 3_000, perSchedule: 0.06 };
 
 export const burst: Scenario = {
   name: 'burst',
@@ -32,8 +25,8 @@ export const burst: Scenario = {
         `--every ${parameters.every} is too short: interval schedules would be due before all are registered.`,
       );
     }
-    const once = await takeBurst(parameters, aof, say, (dueMs) => `{"at":"${new Date(dueMs).toISOString()}"}`);
-    const every = await takeBurst(
+    const once = await burstOf(parameters, aof, say, (dueMs) => `{"at":"${new Date(dueMs).toISOString()}"}`);
+    const every = await burstOf(
       parameters,
       aof,
       say,
@@ -58,17 +51,7 @@ export const burst: Scenario = {
   },
 };
 
-function leadMs(schedules: number): number {
-  return LEAD_MS.fixed + LEAD_MS.perSchedule * schedules;
-}
-
-interface Burst extends Account {
-  /** From the instant to the first look that found every message in the queue. */
-  readonly drainedSec: number;
-  readonly dispatch: Percentiles;
-}
-
-async function takeBurst(
+async function burstOf(
   { schedules, nodes: nodeCount }: Parameters,
   aof: boolean,
   say: (line: string) => void,
@@ -77,57 +60,12 @@ async function takeBurst(
   const stage = await openStage(aof);
   try {
     const [node] = await stage.startNodes(nodeCount);
-    const dueMs = Math.ceil((await redisNowMs(stage.redis)) + leadMs(schedules));
-    const registered = await register(node!.api, loadLines({ to: schedules, schedule: schedule(dueMs) }));
-    say(`registered ${registered.created} as ${schedule(dueMs)} in ${registered.seconds.toFixed(1)} s`);
-    if ((await redisNowMs(stage.redis)) > dueMs - 500)
-      throw new Error('Registering took longer than the time left for it.');
-
-    const drainedAtMs = await awaitValue(
-      'the whole burst in the queue',
-      () => fullAtMs(stage.redis, schedules),
-      leadMs(schedules) + 60_000,
-      1,
-    );
-    return {
-      drainedSec: (drainedAtMs - dueMs) / 1_000,
-      dispatch: await dispatchLateness(stage, dueMs - 1_000),
-      ...(await emptyQueue(stage.redis, schedules, dueMs)),
-    };
+    const dueMs = await instantAhead(stage, schedules);
+    const timing = schedule(dueMs);
+    const seconds = await registerForInstant(stage, node!, schedules, dueMs, () => timing);
+    say(`registered ${schedules} as ${timing} in ${seconds.toFixed(1)} s`);
+    return await judgeBurst(stage, schedules, dueMs, await queueFull(stage.redis, schedules, dueMs));
   } finally {
     await stage.close();
   }
-}
-
-/** Redis's time once the queue holds `count` messages, else null. */
-async function fullAtMs(redis: Redis, count: number): Promise<number | null> {
-  const replies = await redis.multi().time().llen(QUEUE).exec();
-  const [time, length] = (replies ?? []).map(([, reply]) => reply);
-  if (Number(length) < count || !Array.isArray(time)) return null;
-  return Number(time[0]) * 1_000 + Number(time[1]) / 1_000;
-}
-
-interface Account {
-  readonly lost: number;
-  readonly doubled: number;
-  readonly strange: number;
-}
-
-/** Pops everything: each schedule should be there once, with this due time. */
-async function emptyQueue(redis: Redis, schedules: number, dueMs: number): Promise<Account> {
-  const came = new Uint8Array(schedules);
-  let doubled = 0;
-  let strange = 0;
-  for (;;) {
-    const messages = await redis.rpop(QUEUE, 1_000);
-    if (messages === null) break;
-    for (const message of messages) {
-      const occurrence = readOccurrence(message);
-      const before = came[occurrence?.index ?? -1];
-      if (before === undefined || occurrence?.dueMs !== dueMs) strange += 1;
-      else if (before > 0) doubled += 1;
-      else came[occurrence.index] = 1;
-    }
-  }
-  return { lost: came.filter((times) => times === 0).length, doubled, strange };
 }

@@ -19,7 +19,7 @@ export const failover: Scenario = {
   name: 'failover',
   doc: 'kill -9 of one node under load, then SIGSTOP of another for 5 s',
   defaults: { schedules: 150_000, every: 10, seconds: 12, nodes: 3 },
-  bothWays: true,
+  aof: 'both',
   targets: [
     { figure: 'kill_dispatch_max_ms', atMost: 200 },
     { figure: 'suspend_dispatch_max_ms', atMost: 200 },

@@ -1,11 +1,17 @@
 import type { Scenario } from '../scenario.ts';
 import { burst } from './burst.ts';
 import { churn } from './churn.ts';
+import { crons } from './crons.ts';
 import { endToEnd } from './end-to-end.ts';
 import { failover } from './failover.ts';
 import { idle } from './idle.ts';
+import { journalCost } from './journal-cost.ts';
+import { journalRestore } from './journal-restore.ts';
 import { limit } from './limit.ts';
+import { loops } from './loops.ts';
 import { memory } from './memory.ts';
+import { oneShots } from './one-shots.ts';
+import { parked } from './parked.ts';
 import { register } from './register.ts';
 import { spread } from './spread.ts';
 import { start } from './start.ts';
@@ -19,9 +25,15 @@ export const SCENARIOS: readonly Scenario[] = [
   endToEnd,
   sustain,
   burst,
+  crons,
+  loops,
+  oneShots,
+  parked,
   register,
   failover,
   churn,
+  journalRestore,
+  journalCost,
   worker,
   memory,
   start,

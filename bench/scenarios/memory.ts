@@ -5,7 +5,7 @@ import { startConsumer } from '../consumer-process.ts';
 import { loadLines, register } from '../load.ts';
 import { residentBytes } from '../processes.ts';
 import type { Parameters, Scenario } from '../scenario.ts';
-import { openStage, QUEUE } from '../stage.ts';
+import { openStage, QUEUE, usedMemory } from '../stage.ts';
 
 /** How many times as many schedules the second look at the nodes' memory has: 1,000,000 by default. */
 const MANY = 20 / 3;
@@ -55,7 +55,7 @@ export const memory: Scenario = {
 };
 
 interface RedisMemory {
-  /** By Redis's `used_memory`: everything, its own overhead included. */
+  /** By `used_memory`. */
   readonly usedBytes: number;
   /** By MEMORY USAGE of every key. */
   readonly keyBytes: number;
@@ -96,8 +96,7 @@ async function stopAll(nodes: readonly { child: { stop(graceMs: number): Promise
 
 async function redisMemory(redis: Redis): Promise<RedisMemory> {
   await redis.del(...queueLists(QUEUE));
-  const used = /^used_memory:(\d+)/m.exec(await redis.info('memory'))?.[1];
-  return { usedBytes: Number(used), keyBytes: await allKeyBytes(redis) };
+  return { usedBytes: await usedMemory(redis), keyBytes: await allKeyBytes(redis) };
 }
 
 async function allKeyBytes(redis: Redis): Promise<number> {

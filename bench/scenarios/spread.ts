@@ -7,7 +7,7 @@ export const spread: Scenario = {
   name: 'spread',
   doc: 'interval schedules spread over their interval: the sustained load',
   defaults: { schedules: 150_000, every: 10, seconds: 60, nodes: 3 },
-  bothWays: true,
+  aof: 'both',
   targets: [
     { figure: 'rate_share', atLeast: 0.99 },
     { figure: 'dispatch_p99_ms', atMost: 5 },

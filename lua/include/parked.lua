@@ -24,9 +24,6 @@ local PARKED_TEXTS = {
   { '\18', '"}, "priority": 0, "body_encoding": "base64", "delivery_tag": "' },
 }
 
-local parked_bytes = {}
-for _, pair in ipairs(PARKED_TEXTS) do parked_bytes[pair[1]] = pair[2] end
-
 local function replace_all(text, what, by)
   local first, last = string.find(text, what, 1, true)
   if not first then return text end
@@ -40,14 +37,15 @@ local function replace_all(text, what, by)
   return table.concat(parts, by)
 end
 
--- In one go, since the texts come in this order: to write the whole message anew for each would take longer than all else.
-local function replace_texts(text)
+-- Puts the second of each pair for the first, or the other way round. Each occurs once, and they come in this order: to write
+-- the whole message anew for each, or to look at every byte of it, would take longer than all else.
+local function exchange_texts(text, given, wanted)
   local parts, from = {}, 1
   for _, pair in ipairs(PARKED_TEXTS) do
-    local first, last = string.find(text, pair[2], from, true)
+    local first, last = string.find(text, pair[given], from, true)
     if first then
       local n = #parts
-      parts[n + 1], parts[n + 2] = string.sub(text, from, first - 1), pair[1]
+      parts[n + 1], parts[n + 2] = string.sub(text, from, first - 1), pair[wanted]
       from = last + 1
     end
   end
@@ -61,7 +59,7 @@ local function put_parked(extra, parked, id, tag, eta_ms, list, envelope)
   local packed = replace_all(envelope, id, '\1')
   local packed_tag = tag == id and '\1' or tag
   if tag ~= id then packed = replace_all(packed, tag, '\2') end
-  packed = replace_texts(packed)
+  packed = exchange_texts(packed, 2, 1)
   local value, member, copies = list .. '\31' .. packed_tag .. '\31' .. packed, id, 0
   while redis.call('HSETNX', parked, member, value) == 0 do
     if string.match(redis.call('HGET', parked, member), '^[^\31]+\31([^\31]*)\31') == packed_tag then return end
@@ -77,6 +75,6 @@ local function parked_message(member, value)
   if not list then return nil, nil, nil end
   local id = string.match(member, '^[^\31]*')
   if tag == '\1' then tag = id end
-  local text = string.gsub(packed, '[\3-\30]', parked_bytes)
-  return list, (string.gsub(text, '[\1\2]', { ['\1'] = id, ['\2'] = tag })), tag
+  local envelope = replace_all(exchange_texts(packed, 1, 2), '\1', id)
+  return list, replace_all(envelope, '\2', tag), tag
 end

@@ -190,8 +190,10 @@ export class Journal implements Service {
           remedy: 'what can be read is used; check the disk',
         });
     }
-    this.#summary = summary;
-    return summary;
+    if (summary !== null && summary.lacks !== null)
+      log.error({ event: 'journal_unusable', folder: this.#folder.path, epoch: summary.epoch, lacks: summary.lacks });
+    this.#summary = summary?.lacks === null ? summary : null;
+    return this.#summary;
   }
 }
 

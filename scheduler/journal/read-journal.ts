@@ -23,6 +23,8 @@ export interface JournalSummary extends JournalIdentity {
   readonly aliveMs: number;
   /** Whether the namespace was deleted. Of one that was, nothing else is known. */
   readonly isDeleted: boolean;
+  /** What is missing, without which nothing can be restored; null when nothing is. */
+  readonly lacks: 'snapshot' | 'settings' | null;
   readonly damage: readonly Damage[];
 }
 
@@ -30,8 +32,8 @@ export interface JournalSummary extends JournalIdentity {
 export type TakeSteps = (shard: number, steps: readonly string[]) => Promise<void>;
 
 /**
- * Reads a journal from its first to its last record; null when there is none, or its snapshot is not complete.
- * What is damaged is left out, and told in the summary.
+ * Reads a journal from its first to its last record; null when there is none. What is damaged is left out, and told in
+ * the summary.
  */
 export async function readJournal(
   folder: JournalFolder,
@@ -49,7 +51,7 @@ export async function readJournal(
       const own = isFirst ? readHeader(records[0]) : null;
       isFirst = false;
       // The journal of another life of the namespace was begun, and its snapshot never completed.
-      if (own !== null && !isSameIdentity(own, header)) return reading.summary(damage);
+      if (own !== null && !isSameIdentity(own, header)) return reading.summary(contents, damage);
       for (const record of records) await reading.take(record);
     }
     const isSnapshot = contents.snapshot !== null && file === folder.snapshotFile(contents.snapshot);
@@ -57,9 +59,7 @@ export async function readJournal(
       damage.push({ file, offset: 0, bytes: 0, isTail: true, reason: 'it has no end' });
     if (isSnapshot && damage.length > before) reading.missSchedules();
   }
-  // Without the record of its settings, or without a snapshot, it is nothing that could be restored.
-  if (!reading.isDeleted && (contents.snapshot === null || !reading.hasMeta)) return null;
-  return reading.summary(damage);
+  return reading.summary(contents, damage);
 }
 
 function filesOf(folder: JournalFolder, { snapshot, segments }: FolderContents): string[] {
@@ -88,8 +88,7 @@ class Reading {
   readonly #templateNumbers: number[];
   #meta: ReadonlyMap<string, string> = new Map();
   #aliveMs = 0;
-  isDeleted = false;
-  hasMeta = false;
+  #isDeleted = false;
   hasEnd = false;
 
   constructor(header: JournalHeader, take: TakeSteps) {
@@ -115,13 +114,12 @@ class Reading {
         return;
       case 'meta':
         this.#meta = pairsOf(rest);
-        this.hasMeta = true;
         return;
       case 'alive':
         this.#aliveMs = Number(rest[0]);
         return;
       case 'deleted':
-        this.isDeleted = rest[0] === this.#header.epoch;
+        this.#isDeleted = rest[0] === this.#header.epoch;
         return;
       case 'shard':
         this.#number(Number(rest[0]), Number(rest[1]));
@@ -134,7 +132,7 @@ class Reading {
     }
   }
 
-  summary(damage: readonly Damage[]): JournalSummary {
+  summary({ snapshot }: FolderContents, damage: readonly Damage[]): JournalSummary {
     const { namespace, epoch, restores, shards } = this.#header;
     return {
       ...{ namespace, epoch, restores, shards },
@@ -143,7 +141,8 @@ class Reading {
       wholeUntil: this.#whole.reduce((sum, sequence) => sum + sequence, 0),
       templateNumbers: this.#templateNumbers,
       aliveMs: this.#aliveMs,
-      isDeleted: this.isDeleted,
+      isDeleted: this.#isDeleted,
+      lacks: this.#isDeleted ? null : snapshot === null ? 'snapshot' : this.#meta.size === 0 ? 'settings' : null,
       damage,
     };
   }

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -5,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { eventually } from '../support/eventually.ts';
 import { spawnBeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { type CommandResult, ringbeat } from './ringbeat.ts';
@@ -131,7 +133,11 @@ t.test('many are paused, resumed and removed by tag or prefix', async (t) => {
 
 t.test('a run is triggered, and runs of the past are sent after all', async (t) => {
   await run('schedules', 'add', 'p', '--task', 'x', '--every', '3600', '--phase', '0', '--paused');
-  t.match(await run('schedules', 'trigger', 'p'), { code: 0, stdout: /^[0-9a-f]{8}-[0-9a-f-]{27}\n$/ });
+  const triggered = await run('schedules', 'trigger', 'p');
+  t.match(triggered, { code: 0, stdout: /^[0-9a-f]{8}-[0-9a-f-]{27}\n$/ });
+  await eventually(async () => {
+    assert.match((await run('schedules', 'runs', 'p')).stdout, new RegExp(`^DUE .*\\n.* ${triggered.stdout.trim()} `));
+  });
   const backfilled = await run(
     ...['schedules', 'backfill', 'p', '--from', '2026-01-01T00:00:00Z', '--to', '2026-01-01T02:00:00Z'],
   );

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -15,12 +17,26 @@ const server = await withRedis(t);
 const connection = server.connect();
 t.teardown(() => connection.disconnect());
 
-/** A namespace of the test's own. */
-async function setUp(t: Test): Promise<{ beat: SpawnedBeat; run: Run; folder: string }> {
-  const beat = await spawnBeat(t, server.url, ['--namespace', `n${randomUUID()}`]);
+interface SetUp {
+  readonly beat: SpawnedBeat;
+  readonly run: Run;
+  /** Where commands are run. */
+  readonly folder: string;
+}
+
+function setUp(t: Test, beat: SpawnedBeat): SetUp {
   const folder = mkdtempSync(join(tmpdir(), 'ringbeat-cli-'));
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
   return { beat, folder, run: (...args) => ringbeat(args, { env: { RINGBEAT_API: beat.api }, cwd: folder }) };
+}
+
+const home = await spawnBeat(t, server.url);
+
+/** Without any schedules. */
+async function cleared(t: Test): Promise<SetUp> {
+  for (const id of (await everything(home)).keys())
+    await fetch(`${home.api}/v1/schedules/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  return setUp(t, home);
 }
 
 const FAR = '2098-01-01T00:00:00.000Z';
@@ -78,7 +94,7 @@ function lines(values: readonly unknown[]): string {
 }
 
 t.test('an export brings every field and every next run to another namespace', async (t) => {
-  const from = await setUp(t);
+  const from = await cleared(t);
   const specs = join(from.folder, 'specs');
   writeFileSync(specs, lines(EVERY_KIND));
   t.same(await from.run('import', specs), {
@@ -94,7 +110,7 @@ t.test('an export brings every field and every next run to another namespace', a
   });
   t.same(readdirSync(from.folder).sort(), ['exported', 'specs'], 'no part is left');
 
-  const to = await setUp(t);
+  const to = setUp(t, await spawnBeat(t, server.url, ['--namespace', 'other']));
   t.match(await to.run('schedules', 'import', exported), { code: 0, stdout: `created ${EVERY_KIND.length}, ` });
   t.same(await everything(to.beat), await everything(from.beat));
   t.equal(await connection.llen('once'), 1, 'what has run does not run again');
@@ -106,7 +122,7 @@ t.test('an export brings every field and every next run to another namespace', a
 });
 
 t.test('an import tells which lines failed, and why', async (t) => {
-  const { run, folder } = await setUp(t);
+  const { run, folder } = await cleared(t);
   const good = { id: 'good', task: 'x', schedule: { at: FAR } };
   writeFileSync(join(folder, 'f'), `${lines([good, { ...good, id: 'bad', schedule: { every: 0 } }])}\nno json\n`);
   const imported = await run('import', 'f');
@@ -117,13 +133,13 @@ t.test('an import tells which lines failed, and why', async (t) => {
 });
 
 t.test('an import reads standard input', async (t) => {
-  const { beat } = await setUp(t);
+  const { beat } = await cleared(t);
   const input = lines(EVERY_KIND.slice(0, 2));
   t.match(await ringbeat(['import', '--api', beat.api], { input }), { code: 0, stdout: /^created 2, / });
 });
 
 t.test('a file that cannot be read or written is named, and leaves what was there', async (t) => {
-  const { run, folder } = await setUp(t);
+  const { run, folder } = await cleared(t);
   t.match(await run('import', 'none'), { code: 1, stdout: '', stderr: /Cannot use none: ENOENT/ });
   t.match(await run('export', folder), { code: 1, stderr: /it is no regular file/ });
   t.match(await run('export', 'none/file'), { code: 1, stderr: /Cannot use none\/file: ENOENT/ });
@@ -133,8 +149,21 @@ t.test('a file that cannot be read or written is named, and leaves what was ther
   t.same(readdirSync(folder), ['kept']);
 });
 
+t.test('an export that breaks off fails, and leaves no file', async (t) => {
+  const { folder } = await cleared(t);
+  const server = createServer((_, response) => {
+    response.write('{"id": "a"}\n', () => response.destroy());
+  }).listen(0, '127.0.0.1');
+  t.teardown(() => server.close());
+  await once(server, 'listening');
+  const api = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  t.match(await ringbeat(['export', 'out', '--api', api], { cwd: folder }), { code: 1, stderr: /did not answer/ });
+  t.same(readdirSync(folder), []);
+  t.match(await ringbeat(['export', '--api', api]), { code: 1, stdout: '{"id": "a"}\n', stderr: /did not answer/ });
+});
+
 t.test('apply creates and updates what differs, and removes the rest only when told to', async (t) => {
-  const { beat, run, folder } = await setUp(t);
+  const { beat, run, folder } = await cleared(t);
   const spec = (id: string, at = FAR) => ({ id, task: 'x', schedule: { at }, tags: ['team'] });
   const apply = (specs: readonly unknown[], ...args: string[]) => {
     writeFileSync(join(folder, 'f'), JSON.stringify(specs, null, 2));
@@ -162,7 +191,7 @@ t.test('apply creates and updates what differs, and removes the rest only when t
 });
 
 t.test('apply takes schedules of every kind, as specs or as an export, and finds nothing to change then', async (t) => {
-  const { run, folder } = await setUp(t);
+  const { run, folder } = await cleared(t);
   writeFileSync(join(folder, 'specs'), lines(EVERY_KIND));
   t.match(await run('schedules', 'apply', 'specs'), { code: 0, stdout: `created ${EVERY_KIND.length}, updated 0` });
   const nothing = { code: 0, stdout: `created 0, updated 0, unchanged ${EVERY_KIND.length}, removed 0\n`, stderr: '' };
@@ -172,7 +201,7 @@ t.test('apply takes schedules of every kind, as specs or as an export, and finds
 });
 
 t.test('apply changes nothing when anything in the file is wrong', async (t) => {
-  const { beat, run, folder } = await setUp(t);
+  const { beat, run, folder } = await cleared(t);
   const good = { id: 'good', task: 'x', schedule: { at: FAR }, tags: ['team'] };
   const file = join(folder, 'f');
   for (const [bad, told] of [

@@ -112,6 +112,7 @@ t.test('what there is not is said', async (t) => {
     () => schedules.update('x', {}),
     () => schedules.next('x'),
     () => schedules.trigger('x'),
+    () => schedules.runs('x'),
     () => schedules.backfill('x', { from: new Date(0), to: new Date(1) }),
   ];
   for (const act of acts) {
@@ -133,7 +134,10 @@ t.test('next runs are told, a run is triggered, and past ones are sent after all
     new Date('2027-01-01T01:00:00Z'),
     new Date('2027-01-01T02:00:00Z'),
   ]);
-  t.match(await schedules.trigger('p'), /^[0-9a-f-]{36}$/);
+  const taskId = await schedules.trigger('p');
+  t.match(taskId, /^[0-9a-f-]{36}$/);
+  await eventually(async () => assert.equal((await schedules.runs('p'))[0]?.taskId, taskId));
+  t.match(await schedules.runs('p', { limit: 1 }), [{ due: Date, dispatchedAt: Date, outcome: 'sent' }]);
   t.equal(await schedules.backfill('p', { from: after, to: new Date('2027-01-01T04:00:00Z') }), 4);
   await t.rejects(schedules.backfill('p', { from: new Date(0), to: after }), { code: 'BACKLOG_FULL' });
   await eventually(async () => assert.equal(await redis.llen('q'), 5));

@@ -19,7 +19,7 @@ t.test('docs/errors.md and docs/configuration.md are what the tables say', async
 
 /** All of our own TypeScript but the tests. */
 function sourceTexts(): string[] {
-  const rooms = ['protocol', 'schedule', 'runtime', 'lua', 'scheduler', 'worker', 'client', 'cli', 'bench'];
+  const rooms = ['protocol', 'schedule', 'runtime', 'lua', 'registry', 'scheduler', 'worker', 'client', 'cli', 'bench'];
   return rooms.flatMap((room) =>
     readdirSync(join(ROOT, room), { recursive: true, encoding: 'utf8' })
       .filter((file) => file.endsWith('.ts') && `${room}/${file}` !== 'protocol/errors.ts')

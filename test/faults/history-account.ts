@@ -1,6 +1,7 @@
 import type { Redis } from 'ioredis';
 import { shardKeys } from '../../lua/keys.ts';
-import { type Era, isLoop, type Page, SHARDS } from './history-book.ts';
+import { type Era, isLoop, type Page } from './history-book.ts';
+import { SHARDS } from './history-fleet.ts';
 import { duesOf } from './history-specs.ts';
 
 /** A message that was sent, as its header tells. */
@@ -99,12 +100,15 @@ export function problemsOfSent(
   const mostRuns = page.spec.max_runs;
   if (mostRuns !== null) {
     if (dues.size > mostRuns) say(`${dues.size} runs were sent, of ${mostRuns}`);
-    if (missing.length > 0 && dues.size + page.dropped < mostRuns) say(`${dues.size} runs were sent, of ${mostRuns}, and not ${missing}`);
+    if (missing.length > 0 && dues.size + page.dropped < mostRuns)
+      say(`${dues.size} runs were sent, of ${mostRuns}, and not ${missing}`);
   } else if (page.spec.misfire.policy === 'all') {
     if (missing.length > 0) say(`not sent: ${missing}`);
     if (page.dropped > 0) say(`${page.dropped} were dropped`);
   } else if (dues.size + page.dropped < must.size || dues.size + page.dropped > may.size) {
-    say(`${dues.size} were sent and ${page.dropped} dropped, of at least ${must.size} and at most ${may.size}; not sent: ${missing}`);
+    say(
+      `${dues.size} were sent and ${page.dropped} dropped, of at least ${must.size} and at most ${may.size}; not sent: ${missing}`,
+    );
   }
   return problems;
 }
@@ -123,8 +127,10 @@ function problemsOfExtras(page: Page, sent: readonly Sent[], ids: ReadonlySet<st
     if (more > 0) surplus += more;
     else missing -= more;
   }
-  if (missing > page.cancelledBackfills) say(`${missing} made-up runs were not sent, ${page.cancelledBackfills} were cancelled`);
-  if (surplus > page.unknownExtras) say(`${surplus} extra runs were sent that nobody asked for, ${page.unknownExtras} in doubt`);
+  if (missing > page.cancelledBackfills)
+    say(`${missing} made-up runs were not sent, ${page.cancelledBackfills} were cancelled`);
+  if (surplus > page.unknownExtras)
+    say(`${surplus} extra runs were sent that nobody asked for, ${page.unknownExtras} in doubt`);
   return problems;
 }
 

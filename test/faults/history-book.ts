@@ -5,10 +5,8 @@ import { decodeDefinition, spreadOffsetMs } from '../../lua/definition.ts';
 import { backlogKey, type ShardKeys, shardKeys, shardOf } from '../../lua/keys.ts';
 import { createSpecSchema, parseSpec, type ScheduleSpec } from '../../schedule/spec.ts';
 import type { Chance } from './history-chance.ts';
-import type { Fleet } from './history-fleet.ts';
+import { type Fleet, SHARDS } from './history-fleet.ts';
 import { duesOf, randomEdit, randomSpec, type SpecJson } from './history-specs.ts';
-
-export const SHARDS = 8;
 
 /** A time during which a schedule had one spec and was enabled. Redis times, ms. */
 export interface Era {
@@ -28,6 +26,8 @@ export interface Page {
   readonly keys: ShardKeys;
   /** As it was put last; null once it is deleted. */
   json: SpecJson | null;
+  /** As it was put last, also after it was deleted. */
+  last: SpecJson;
   spec: ScheduleSpec;
   enabled: boolean;
   readonly eras: Era[];
@@ -120,10 +120,14 @@ export class Book {
   }
 
   async #register(): Promise<void> {
-    const gone = [...this.pages.values()].filter(({ json, spec }) => json === null && spec.max_runs === null);
-    // An id may come back, as another schedule.
-    const id = gone.length > 0 && this.#chance.next() < 0.2 ? this.#chance.pick(gone).id : `h${this.#ids++}`;
-    await this.#put(id, randomSpec(this.#chance, await redisNow(this.#fleet.redis)));
+    const nowMs = await redisNow(this.#fleet.redis);
+    const gone = [...this.pages.values()].filter(({ spec, json }) => json === null && !isOnce(spec) && spec.max_runs === null);
+    // A spec may come back under its id: as another schedule, which knows nothing of the first.
+    if (gone.length > 0 && this.#chance.next() < 0.2) {
+      const { id, last } = this.#chance.pick(gone);
+      return this.#put(id, last);
+    }
+    await this.#put(`h${this.#ids++}`, randomSpec(this.#chance, nowMs));
   }
 
   async #put(id: string, json: SpecJson): Promise<void> {
@@ -131,6 +135,7 @@ export class Book {
     await this.#altering(page, `PUT ${id} ${JSON.stringify(json)}`, async () => {
       await this.#ask('PUT', `/v1/schedules/${id}`, json, [200, 201]);
       page.json = json;
+      page.last = json;
       page.spec = checked(id, json);
       page.enabled = json.enabled !== false;
     });
@@ -141,6 +146,7 @@ export class Book {
       id,
       keys: shardKeys('rb', shardOf(id, SHARDS)),
       json: null,
+      last: json,
       spec: checked(id, json),
       enabled: false,
       eras: [],

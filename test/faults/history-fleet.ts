@@ -4,12 +4,16 @@ import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
 import { eventually, until } from '../support/eventually.ts';
+import { FAKETIME, faketime } from '../support/faketime.ts';
 import { type Spawned, type SpawnedBeat, spawnBeat, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
-import { FAKETIME, faketime } from '../support/faketime.ts';
 import type { Chance } from './history-chance.ts';
+import { WORK } from './history-specs.ts';
 
 const TASKS = fileURLToPath(new URL('./history-tasks.js', import.meta.url));
+
+/** Of the namespace. */
+export const SHARDS = 8;
 
 const BEATS = 3;
 const WORKERS = 2;
@@ -64,7 +68,8 @@ export class Fleet {
 
   static async start(t: Test, chance: Chance): Promise<Fleet> {
     const [server, ledger] = await Promise.all([
-      withRedis(t, { appendonly: true, args: ['--enable-debug-command', 'local'] }),
+      // With `everysec` a slow disk puts writes off for up to 2 s, which kill -9 then loses: here processes die, not machines.
+      withRedis(t, { appendonly: true, args: ['--appendfsync', 'no', '--enable-debug-command', 'local'] }),
       withRedis(t),
     ]);
     const fleet = new Fleet(t, chance, server, ledger);
@@ -113,6 +118,20 @@ export class Fleet {
     );
   }
 
+  /** Does something while no process of ours acts. */
+  async whileFrozen<Result>(look: () => Promise<Result>): Promise<Result> {
+    const processes = [...this.#beats, ...this.#workers];
+    for (const process of processes) process.kill('SIGSTOP');
+    try {
+      // What they have sent already, Redis still does.
+      await sleep(50);
+      await this.redis.ping();
+      return await look();
+    } finally {
+      for (const process of processes) process.kill('SIGCONT');
+    }
+  }
+
   async stopWorkers(): Promise<void> {
     for (const worker of this.#workers.splice(0)) assert.deepEqual(await worker.stop(), { code: 0, signal: null });
   }
@@ -156,15 +175,19 @@ export class Fleet {
   async #addBeat(): Promise<void> {
     const hours = FAKETIME === null ? 0 : [0, 1, -1][this.#nodes++ % 3]!;
     const env = hours === 0 ? {} : faketime({ FAKETIME: `${hours > 0 ? '+' : ''}${hours}h` });
-    const beat = await spawnBeat(this.#t, this.server.url, ['--shards', '8', '--log-level', 'debug'], { env });
+    const beat = await persistently(() =>
+      spawnBeat(this.#t, this.server.url, ['--shards', String(SHARDS), '--log-level', 'debug'], { env }),
+    );
     this.tell(`beat ${beat.pid} is there, ${hours} hours off`);
     this.#beats.push(beat);
   }
 
   async #addWorker(): Promise<void> {
-    const worker = await spawnWorker(this.#t, this.server.url, ['--tasks', TASKS, '-Q', 'work', '-c', '50'], {
-      env: { RINGBEAT_TEST_LEDGER: this.#ledgerUrl },
-    });
+    const worker = await persistently(() =>
+      spawnWorker(this.#t, this.server.url, ['--tasks', TASKS, '-Q', WORK, '-c', '50'], {
+        env: { RINGBEAT_TEST_LEDGER: this.#ledgerUrl },
+      }),
+    );
     this.tell(`worker ${worker.pid} is there`);
     this.#workers.push(worker);
   }
@@ -245,6 +268,17 @@ export class Fleet {
     await this.redis.call(name, ...args);
     await this.redis.ping();
     this.#isRedisUp = true;
+  }
+}
+
+/** A process that starts while Redis is away says so and ends; it is started again, as whoever runs it would. */
+async function persistently<Process>(start: () => Promise<Process>): Promise<Process> {
+  for (let failures = 0; ; failures++) {
+    try {
+      return await start();
+    } catch (error) {
+      if (failures === 5) throw error;
+    }
   }
 }
 

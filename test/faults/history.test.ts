@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { KOMBU, shardKeys } from '../../lua/keys.ts';
+import { brokenLaws, strayFlights } from '../lua/laws.ts';
 import { eventually, until } from '../support/eventually.ts';
 import { spawnRingbeat } from '../support/processes.ts';
 import {
@@ -13,9 +14,9 @@ import {
   type Sent,
   sentOfLedger,
 } from './history-account.ts';
-import { Book, isLoop, redisNow, SHARDS } from './history-book.ts';
+import { Book, isLoop, redisNow } from './history-book.ts';
 import { chanceOf } from './history-chance.ts';
-import { Fleet } from './history-fleet.ts';
+import { Fleet, SHARDS } from './history-fleet.ts';
 import { SINK, WORK } from './history-specs.ts';
 
 /**
@@ -90,22 +91,32 @@ async function quietPoint(t: Test, fleet: Fleet, book: Book): Promise<void> {
     },
     { deadlineMs: 30_000, everyMs: 50 },
   );
-  const states = new Map<string, string>();
-  for (const { id } of book.live) {
-    const answer = await fetch(`${fleet.beat.api}/v1/schedules/${id}`);
-    states.set(id, ((await answer.json()) as { state: string }).state);
-  }
-  const loops = book.live.filter(({ id, spec }) => isLoop(spec) && states.get(id) !== 'completed');
+  const loops = book.live.filter(({ spec }) => isLoop(spec)).map(({ id }) => id);
   await eventually(
     async () => {
       const lines = await readLedger(ledger, seen);
       const ran = new Set(lines.flatMap((line) => (line.is === 'start' ? [line.schedule] : [])));
-      const stuck = loops.filter(({ id }) => !ran.has(id)).map(({ id }) => id);
-      assert.deepEqual(stuck, [], 'loops that do not run again');
+      const idle = loops.filter((id) => !ran.has(id));
+      const states = await Promise.all(idle.map(async (id) => `${id} is ${await stateOf(fleet, id)}`));
+      assert.deepEqual(
+        states.filter((state) => !state.endsWith(' completed')),
+        [],
+        'loops that do not run again',
+      );
     },
     { deadlineMs: 40_000, everyMs: 100 },
   );
+  const broken = await fleet.whileFrozen(async () => [
+    ...(await brokenLaws(redis, 'rb', SHARDS)),
+    ...(await strayFlights(redis, 'rb', SHARDS)),
+  ]);
+  t.same(broken, [], 'the conservation laws hold');
   t.pass(`${loops.length} loops of ${book.live.length} schedules go on`);
+}
+
+async function stateOf({ beat }: Fleet, id: string): Promise<string> {
+  const answer = await fetch(`${beat.api}/v1/schedules/${id}`);
+  return ((await answer.json()) as { readonly state: string }).state;
 }
 
 async function ending(t: Test, fleet: Fleet, book: Book): Promise<void> {
@@ -121,6 +132,8 @@ async function ending(t: Test, fleet: Fleet, book: Book): Promise<void> {
     'all that was sent has run',
     { deadlineMs: 40_000, everyMs: 50 },
   );
+  const broken = await fleet.whileFrozen(() => brokenLaws(redis, 'rb', SHARDS));
+  t.same(broken, [], 'the conservation laws hold');
   await fleet.stopWorkers();
 
   const lines = await readLedger(ledger);

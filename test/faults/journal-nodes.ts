@@ -17,6 +17,10 @@ export function folderIn(dir: string): string {
 
 /** Waits until a node's journal has everything that was registered up to now: a schedule of this id is put last. */
 export async function isCopied(beat: SpawnedBeat, dirs: readonly string[], id: string): Promise<void> {
+  await until(
+    () => dirs.every((dir) => readdirSync(folderIn(dir)).some((name) => /^snapshot-\d+$/.test(name))),
+    'every journal has a snapshot',
+  );
   await put(beat, id, { schedule: { every: 3_600 }, enabled: false });
   await until(
     () =>

@@ -425,10 +425,7 @@ t.test('after every schedule is deleted only totals are left', async (t) => {
   await store.dispatch();
   await store.put({ id: 'once', at: now + 60_000 }, { id: 'a', task: 'three', every: 4_000 });
   t.same(await deleteSchedules(store.redis, store.names, store.keys, EPOCH, ['a', 'b', 'once']), [true, true, true]);
-  t.same(
-    await leftOver(store),
-    ['celery', store.keys.counts, store.keys.lateness, store.keys.occurrences].sort(),
-  );
+  t.same(await leftOver(store), ['celery', store.keys.counts, store.keys.lateness, store.keys.occurrences].sort());
 });
 
 t.test('what becomes the head of its shard within a second is announced, anything else is not', async (t) => {

@@ -80,6 +80,18 @@ t.test('leases are judged only after a quiet time, which a jump and an outage en
   t.equal(clock.steadyFor(50), false);
 });
 
+t.test('a long silence begins the quiet time anew: perhaps the whole machine stood still', async (t) => {
+  const { clock, jumps } = clockWithJumps();
+  await until(() => clock.steadyFor(50), 'steady for 50 ms');
+  const now = monotonicMs();
+  clock.observe(REDIS, now - 10_000, now - 10_000);
+  t.equal(clock.steadyFor(0), false, 'while nothing is heard');
+  clock.observe(REDIS + 10_000, now, now);
+  t.equal(clock.steadyFor(50), false, 'nor when it is heard again');
+  t.equal(clock.steadyFor(0), true);
+  t.same(jumps, []);
+});
+
 t.test('before the first reply the clock of this machine has to do', async (t) => {
   t.ok(Math.abs(new RedisClock().nowMs() - Date.now()) < 1_000);
 });

@@ -4,7 +4,8 @@ import type { Redis } from 'ioredis';
 import { pino } from 'pino';
 import type { Test } from 'tap';
 import { connect } from '../../lua/connection.ts';
-import { namespaceKeys } from '../../lua/keys.ts';
+import { type DispatchReply, type DispatchRequest, dispatch } from '../../lua/dispatch.ts';
+import { namespaceKeys, shardKeys } from '../../lua/keys.ts';
 import { DeadLetters } from '../../registry/dead-letters.ts';
 import { joinNamespace, type Namespace } from '../../registry/namespace.ts';
 import { Registry } from '../../registry/registry.ts';
@@ -24,6 +25,9 @@ export interface TestApi {
   readonly redis: Redis;
   readonly server: RedisServer;
   readonly registry: Registry;
+  readonly namespace: Namespace;
+  /** Sends what is due in all shards, as a beat node does; how many messages. Runs are only ever late, unless told else. */
+  dispatch(request?: Partial<DispatchRequest>): Promise<number>;
 }
 
 export interface TestApiOptions {
@@ -62,7 +66,27 @@ export async function startApi(t: Test, options: TestApiOptions = {}): Promise<T
   });
   t.teardown(() => app.close());
   const url = await app.listen({ host: '127.0.0.1', port: 0 });
-  return { app, url, port: Number(new URL(url).port), redis, server, registry };
+  const shards = Array.from({ length: namespace.shards }, (_, shard) => shardKeys(NAMESPACE, shard));
+  const limits = { limit: 1_000, graceMs: 0, misfireThresholdMs: 1e15, recoveryRate: 0, missedFirst: false };
+  const { epoch, queueCap } = namespace;
+  return {
+    app,
+    url,
+    port: Number(new URL(url).port),
+    redis,
+    server,
+    registry,
+    namespace,
+    async dispatch(request = {}) {
+      let sent = 0;
+      for (let nextDueMs: DispatchReply['nextDueMs'] = 'soon'; nextDueMs === 'soon'; ) {
+        const reply = await dispatch(redis, names, { epoch, shards, queueCap, ...limits, ...request });
+        sent += reply.sent;
+        nextDueMs = reply.nextDueMs;
+      }
+      return sent;
+    },
+  };
 }
 
 export interface CallOptions {
@@ -142,7 +166,7 @@ export async function storedIds(api: TestApi): Promise<string[]> {
 }
 
 function parsed(text: string, type: string | undefined): unknown {
-  return type !== undefined && /json/.test(type) && text !== '' ? JSON.parse(text) : undefined;
+  return type !== undefined && /[/+]json/.test(type) && text !== '' ? JSON.parse(text) : undefined;
 }
 
 function idleSystem(redis: Redis): System {

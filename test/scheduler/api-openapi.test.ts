@@ -20,6 +20,7 @@ const SPEC = {
   options: { expires: 5, priority: 3 },
   tags: ['x'],
 };
+const RANGE = { from: '2027-01-01T00:00:00Z', to: '2027-01-01T00:01:00Z' };
 const huge = { ...SPEC, args: ['x'.repeat(70_000)] };
 
 /** [operation, path, options, status]: at least one for everything that the description promises. */
@@ -61,6 +62,33 @@ const REQUESTS: readonly (readonly [operation: string, path: string, options: Ca
   ['GET /v1/schedules/{id}/next', '/v1/schedules/a/next?count=2&after=2027-01-01T00:00:00Z', {}, 200],
   ['GET /v1/schedules/{id}/next', '/v1/schedules/a/next?count=x', {}, 400],
   ['GET /v1/schedules/{id}/next', '/v1/schedules/none/next', {}, 404],
+  ['POST /v1/schedules/{id}/trigger', '/v1/schedules/a/trigger', {}, 202],
+  ['POST /v1/schedules/{id}/trigger', '/v1/schedules/none/trigger', {}, 404],
+  ['POST /v1/schedules/{id}/trigger', '/v1/schedules/a/trigger', { headers: { 'idempotency-key': ' ' } }, 400],
+  ...(
+    [
+      ['a', { json: RANGE }, 202],
+      ['a', { json: { from: RANGE.to, to: RANGE.from } }, 400],
+      ['none', { json: RANGE }, 404],
+      ['a', { json: huge }, 413],
+      ['a', { body: 'x', type: 'text/plain' }, 415],
+    ] as const
+  ).map(
+    ([id, options, status]) =>
+      ['POST /v1/schedules/{id}/backfill', `/v1/schedules/${id}/backfill`, options, status] as const,
+  ),
+  ['GET /v1/schedules/{id}/runs', '/v1/schedules/a/runs?limit=5', {}, 200],
+  ['GET /v1/schedules/{id}/runs', '/v1/schedules/a/runs?limit=x', {}, 400],
+  ['GET /v1/schedules/{id}/runs', '/v1/schedules/none/runs', {}, 404],
+  [
+    'POST /v1/preview',
+    '/v1/preview',
+    { json: { schedule: { cron: 'H 9 * * *' }, id: 'a', exclude: ['2027-01-01'], count: 3 } },
+    200,
+  ],
+  ['POST /v1/preview', '/v1/preview', { json: {} }, 400],
+  ['POST /v1/preview', '/v1/preview', { json: huge }, 413],
+  ['POST /v1/preview', '/v1/preview', { body: 'x', type: 'text/plain' }, 415],
   ...(['pause', 'resume'] as const).flatMap((action): (readonly [string, string, CallOptions, number])[] => [
     [`POST /v1/schedules/{id}/${action}`, `/v1/schedules/a/${action}`, {}, 200],
     [`POST /v1/schedules/{id}/${action}`, `/v1/schedules/none/${action}`, {}, 404],
@@ -72,8 +100,43 @@ const REQUESTS: readonly (readonly [operation: string, path: string, options: Ca
     [`POST /v1/schedules/${action}`, `/v1/schedules/${action}`, { json: huge }, 413],
     [`POST /v1/schedules/${action}`, `/v1/schedules/${action}`, { body: 'x', type: 'text/plain' }, 415],
   ]),
+  ['GET /v1/export', '/v1/export', {}, 200],
+  ['POST /v1/tasks', '/v1/tasks', { json: { task: 't', queue: 'q', args: [1], options: { expires: 5 } } }, 202],
+  ['POST /v1/tasks', '/v1/tasks', { json: { task: 't', queue: 'q' } }, 429],
+  [
+    'POST /v1/tasks',
+    '/v1/tasks',
+    { json: { task: 't', queue: 'later', countdown: 600, options: { task_id: 'parked' } } },
+    202,
+  ],
+  ['POST /v1/tasks', '/v1/tasks', { body: '{"task": "t"}\n{', type: 'application/x-ndjson' }, 200],
+  ['POST /v1/tasks', '/v1/tasks', { json: {} }, 400],
+  ['POST /v1/tasks', '/v1/tasks', { json: huge }, 413],
+  ['POST /v1/tasks', '/v1/tasks', { body: 'x', type: 'text/plain' }, 415],
+  ['GET /v1/tasks/{id}', '/v1/tasks/parked', {}, 200],
+  ['GET /v1/tasks/{id}', '/v1/tasks/none', {}, 200],
+  ['DELETE /v1/tasks/{id}', '/v1/tasks/parked', {}, 204],
+  ['DELETE /v1/tasks/{id}', '/v1/tasks/none', {}, 202],
+  ['GET /v1/dead-letters', '/v1/dead-letters?limit=2&kind=message', {}, 200],
+  ['GET /v1/dead-letters', '/v1/dead-letters?cursor=x', {}, 400],
+  ...(['replay', 'delete'] as const).flatMap((action): (readonly [string, string, CallOptions, number])[] => [
+    [`POST /v1/dead-letters/${action}`, `/v1/dead-letters/${action}`, { json: { ids: ['w:1-1'] } }, 200],
+    [`POST /v1/dead-letters/${action}`, `/v1/dead-letters/${action}`, { json: { all: true, kind: 'schedule' } }, 200],
+    [`POST /v1/dead-letters/${action}`, `/v1/dead-letters/${action}`, { json: {} }, 400],
+    [`POST /v1/dead-letters/${action}`, `/v1/dead-letters/${action}`, { json: huge }, 413],
+    [`POST /v1/dead-letters/${action}`, `/v1/dead-letters/${action}`, { body: 'x', type: 'text/plain' }, 415],
+  ]),
   ['DELETE /v1/schedules/{id}', '/v1/schedules/p', {}, 204],
   ['DELETE /v1/schedules/{id}', '/v1/schedules/p', {}, 404],
+  ['POST /v1/tasks', '/v1/tasks', { json: { task: 't' } }, 202],
+  ['POST /v1/tasks', '/v1/tasks', { json: { task: 't', countdown: 99, options: { task_id: 'later' } } }, 202],
+  ['POST /v1/tasks', '/v1/tasks', { body: '{"task": "t"}\n{}', type: 'application/x-ndjson' }, 200],
+  ['POST /v1/tasks', '/v1/tasks', { json: {} }, 400],
+  ['POST /v1/tasks', '/v1/tasks', { json: huge }, 413],
+  ['POST /v1/tasks', '/v1/tasks', { body: 'x', type: 'text/plain' }, 415],
+  ['GET /v1/tasks/{id}', '/v1/tasks/later', {}, 200],
+  ['DELETE /v1/tasks/{id}', '/v1/tasks/later', {}, 204],
+  ['DELETE /v1/tasks/{id}', '/v1/tasks/later', {}, 202],
   ['GET /v1/stats', '/v1/stats', {}, 200],
   ['GET /v1/nodes', '/v1/nodes', {}, 200],
   ['GET /v1/shards', '/v1/shards', {}, 200],
@@ -83,12 +146,13 @@ const REQUESTS: readonly (readonly [operation: string, path: string, options: Ca
   ['GET /metrics', '/metrics', {}, 200],
 ];
 
-/** Promised, but only seen on a node in trouble or with requests that cross each other (the PATCH five times in a row). */
-const ELSEWHERE = /^(GET \/(healthz|readyz) 503|POST \S+ (409|422)|PATCH \S+ 409)$/;
+/** Promised, but only seen on a node in trouble, at a queue's cap, or with requests that cross each other (the PATCH five times in a row). */
+const ELSEWHERE = /^(GET \/(healthz|readyz) 503|POST \S+ (409|422|429)|PATCH \S+ 409)$/;
 
 t.test('every answer keeps to the description, and everything described is answered', async (t) => {
   const server = await withRedis(t);
-  const beat = await spawnBeat(t, server.url);
+  // A cap that the tasks below reach.
+  const beat = await spawnBeat(t, server.url, ['--queue-cap', '1']);
   const api = { port: Number(new URL(beat.api).port) };
   const document = (await call(api, 'GET', '/openapi.json')).json;
   t.equal(document.openapi, '3.1.0');

@@ -221,6 +221,9 @@ t.test('any id works on every route', async (t) => {
       ['POST', `${path}/pause`, undefined, 200],
       ['POST', `${path}/resume`, undefined, 200],
       ['GET', `${path}/next?count=1`, undefined, 200],
+      ['GET', `${path}/runs?limit=1`, undefined, 200],
+      ['POST', `${path}/trigger`, undefined, 202],
+      ['POST', `${path}/backfill`, { from: '2027-01-01T00:00:00Z', to: '2027-01-01T00:00:20Z' }, 202],
       ['HEAD', path, undefined, 200],
       ['GET', `/v1/schedules?prefix=${encodeURIComponent(id)}`, undefined, 200],
       ['DELETE', path, undefined, 204],
@@ -230,7 +233,12 @@ t.test('any id works on every route', async (t) => {
       const reply = await call(api, method, url, { json });
       if (reply.status !== status)
         throw new Error(`${method} ${url} (${JSON.stringify(id)}): ${reply.status} ${reply.text}`);
-      if (method === 'GET' && status === 200 && !url.includes('/next') && !reply.text.includes(JSON.stringify(id)))
+      if (
+        method === 'GET' &&
+        status === 200 &&
+        !/\/(next|runs)\?/.test(url) &&
+        !reply.text.includes(JSON.stringify(id))
+      )
         throw new Error(`${url} shows another id: ${reply.text}`);
     }
   };
@@ -309,4 +317,53 @@ t.test('next occurrences follow the grid', async (t) => {
     t.equal((await call(api, 'GET', `/v1/schedules/at/next${query}`)).status, 400, query);
   }
   t.equal((await call(api, 'GET', '/v1/schedules/none/next')).status, 404);
+});
+
+t.test('a patch that takes the kind of schedule away may give another', async (t) => {
+  const api = await startApi(t);
+  const patch = async (schedule: object, more: object = {}) =>
+    call(api, 'PATCH', '/v1/schedules/a', { json: { schedule, ...more } });
+  await call(api, 'PUT', '/v1/schedules/a', { json: EVERY_10 });
+  const cron = await patch({ every: null, cron: '0 9 * * *', tz: 'Europe/Berlin' });
+  t.strictSame(cron.json.schedule, { cron: '0 9 * * *', tz: 'Europe/Berlin', dialect: 'unix' });
+  t.match(cron.json.next_run_at, /T0[78]:00:00\.000Z$/);
+  const rrule = await patch({ cron: null, rrule: 'DTSTART:20270101T090000\nRRULE:FREQ=DAILY' });
+  t.equal(rrule.json.schedule.tz, 'Europe/Berlin', 'what both kinds have stays');
+  const loop = await patch({ rrule: null, after: 60 });
+  t.match(loop.json, { schedule: { after: 60, retry: null }, options: { ignore_result: false, time_limit: 300 } });
+  const at = await patch({ every: null, cron: null, after: null, at: '2999-01-01T00:00:00Z' });
+  t.match(at.json, {
+    schedule: { at: '2999-01-01T00:00:00.000Z' },
+    options: { ignore_result: true, time_limit: null },
+  });
+  t.match(await patch({ at: null, every: 5, phase: 'now' }), {
+    status: 200,
+    json: { schedule: { every: 5, phase: 'now' } },
+  });
+  t.match(await patch({ phase: null }), { status: 200, json: { schedule: { every: 5, phase: 'spread' } } });
+});
+
+t.test('a patch that leaves two kinds of schedule says which one to take away', async (t) => {
+  const api = await startApi(t);
+  const before = (await call(api, 'PUT', '/v1/schedules/a', { json: EVERY_10 })).json;
+  const reply = await call(api, 'PATCH', '/v1/schedules/a', { json: { schedule: { cron: '* * * * *' } } });
+  t.match(reply, {
+    status: 400,
+    json: { errors: [{ path: 'schedule', message: /every and cron; set every to null/ }] },
+  });
+  t.strictSame((await call(api, 'GET', '/v1/schedules/a')).json, before);
+});
+
+t.test('a schedule tells how many runs it had of max_runs, and how many were dropped', async (t) => {
+  const api = await startApi(t);
+  const { json } = await call(api, 'PUT', '/v1/schedules/a', {
+    json: { task: 't', schedule: { every: 60, phase: 'now' }, max_runs: 2 },
+  });
+  t.match(json, { runs: 0, misfired: 0 });
+  await api.dispatch();
+  t.match((await call(api, 'GET', '/v1/schedules/a')).json, { runs: 1, max_runs: 2 });
+  const expired = { task: 't', schedule: { at: '2026-01-01T00:00:00Z' }, options: { expires: '2026-01-02T00:00:00Z' } };
+  await call(api, 'PUT', '/v1/schedules/b', { json: expired });
+  await api.dispatch();
+  t.match((await call(api, 'GET', '/v1/schedules/b')).json, { runs: null, misfired: 1, state: 'completed' });
 });

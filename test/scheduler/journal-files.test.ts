@@ -178,6 +178,7 @@ t.test('a journal is its snapshot and the changes behind it', async (t) => {
     templateNumbers: [3, 0],
     aliveMs: 2_000,
     isDeleted: false,
+    lacks: null,
     damage: [],
   });
 });
@@ -235,7 +236,11 @@ t.test('a torn last change is cut off', async (t) => {
 t.test('changes alone are no journal', async (t) => {
   const folder = await openFolder(t);
   await writeFile(folder.segmentFile(1), [...opening([0, 0]), change(0, 1, 'put', 'a')]);
-  t.equal(await readJournal(folder), null);
+  t.match(await readJournal(folder), { lacks: 'snapshot' });
+});
+
+t.test('an empty folder is no journal', async (t) => {
+  t.equal(await readJournal(await openFolder(t)), null);
 });
 
 t.test('a journal that was begun after a restoration does not mix with the one before', async (t) => {

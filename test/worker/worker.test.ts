@@ -413,7 +413,7 @@ t.test('a message with an eta ahead is parked while a beat node lives', async (t
   await settled('celery', queueList('celery', 3));
   const shard = shardKeys('rb', shardOf('id of tag-7', 16));
   t.equal(Number(await redis.zscore(shard.extra, 'id of tag-7')), etaMs);
-  t.match(await redis.hget(shard.parked, 'id of tag-7'), /^celery\x06\x163\x1ftag-7\x1f\{/);
+  t.match(await redis.hget(shard.parked, 'id of tag-7'), /^celery\x06\x163\x1ftag-7\x1f/);
   t.same(ran, []);
 });
 
