@@ -5,6 +5,9 @@ const SAMPLES = new URL('../../test/fixtures/celery-samples/', import.meta.url);
 /** A message of Celery 5.2 and one of the newest Celery. */
 const NAMES = ['task-eta-aware', 'head-task-plain'];
 
+/** A worker parks only what it could run. */
+const TASK = 'bench.noop';
+
 /** What each message has of its own. */
 export interface MessageFields {
   readonly id: string;
@@ -42,7 +45,7 @@ export function etaMessage(raw: string): (fields: MessageFields) => string {
   const pattern = toPythonJson({
     ...message,
     body: '@body@',
-    headers: { ...message.headers, id: '@id@', root_id: '@id@', eta: '@eta@', argsrepr: '@args@' },
+    headers: { ...message.headers, task: TASK, id: '@id@', root_id: '@id@', eta: '@eta@', argsrepr: '@args@' },
     properties: { ...message.properties, correlation_id: '@id@', delivery_tag: '@tag@' },
   });
   const parts = pattern.split(/(@[a-z]+@)/);

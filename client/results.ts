@@ -11,6 +11,7 @@ const LOOK_EVERY_MS = 1_000;
 export class ResultWatch {
   readonly #connect: () => Redis;
   #subscriber: Redis | null = null;
+  #isClosed = false;
   readonly #waiting = new Map<string, Set<() => void>>();
 
   constructor(connect: () => Redis) {
@@ -45,7 +46,9 @@ export class ResultWatch {
     }
   }
 
+  /** From now on nothing is announced, and no connection is made. */
   close(): void {
+    this.#isClosed = true;
     this.#subscriber?.disconnect();
     this.#subscriber = null;
   }
@@ -58,6 +61,7 @@ export class ResultWatch {
       return;
     }
     this.#waiting.set(key, new Set([bell]));
+    if (this.#isClosed) return;
     // Without the announcement the result is found a little later.
     await this.#subscribed()
       .subscribe(key)

@@ -1,6 +1,6 @@
 -- backfill: run a schedule for due times that the caller names.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- KEYS[3] request         string  what the request was told, kept 10 minutes
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] id              text

@@ -1,6 +1,6 @@
 -- complete-runs: end runs in flight of one shard whose results were published, or that can no longer be running.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- KEYS[3] unacked         hash    delivery tag -> message that a consumer holds
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] wake_channel    text    told when something became due within a second from now

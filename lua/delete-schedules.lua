@@ -1,6 +1,6 @@
 -- delete-schedules: remove schedules of one shard, with everything that is only theirs. What is already in a queue stays there.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2..] id            text    at most 500
 -- Returns                 [1 or 0 per id]: whether it existed

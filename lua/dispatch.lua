@@ -25,10 +25,10 @@
 --- @include "message-template"
 --- @include "record-change"
 --- @include "parked"
-local MAX_BYTES, HOLD_MS, MAX_DEAD_LETTERS, MAX_OCCURRENCES = 1048576, 1000, 10000, 20000
+local MAX_BYTES, HOLD_MS, MAX_DEAD_LETTERS, MAX_OCCURRENCES = 1048576, 1000, 10000, 5000
 local LOOK_AGAIN_MS, GRACE_MS, NONE = 60000, 10000, {}
 -- Missed occurrences looked at per schedule and call, extra runs sent per schedule and call, runs told one by one per shard
--- and call: all of them when few were sent, else those that were late or dropped.
+-- and call: all of them where a call sends only few, else those that were late or dropped.
 local MAX_STEPS, MAX_EXTRAS, MAX_TOLD, FEW, LATE_MS = 500, 32, 16, 4, 100
 -- The lists of a plan that are written at the end: command and key, in this order.
 local WRITES = {
@@ -36,8 +36,8 @@ local WRITES = {
   { 'done', 'ZADD', 'completed' }, { 'deadlines', 'ZADD', 'deadlines' }, { 'new_flights', 'HSET', 'journal' },
   { 'new_tasks', 'HSET', 'flights' }, { 'told', 'HSET', 'last' }, { 'new_runs', 'HSET', 'runs' }, { 'held', 'HSET', 'held' },
   { 'new_ranges', 'HSET', 'missed_ranges' }, { 'not_due', 'ZREM', 'due' }, { 'not_held', 'HDEL', 'held' },
-  { 'not_claimed', 'ZREM', 'claims' }, { 'not_missed', 'ZREM', 'missed' }, { 'not_missed', 'HDEL', 'missed_ranges' }, { 'not_extra', 'ZREM', 'extra' },
-  { 'unparked', 'ZREM', 'extra' }, { 'unparked', 'HDEL', 'parked' },
+  { 'not_claimed', 'ZREM', 'claims' }, { 'not_missed', 'ZREM', 'missed' }, { 'not_missed', 'HDEL', 'missed_ranges' },
+  { 'not_extra', 'ZREM', 'extra' }, { 'unparked', 'ZREM', 'extra' }, { 'unparked', 'HDEL', 'parked' },
 }
 local WRITTEN = { dead = true, dropped = true, occurrences = true, popped = true }
 for _, one in ipairs(WRITES) do WRITTEN[one[1]] = true end
@@ -153,6 +153,9 @@ local function buffer(plan, flight, due)
   return true
 end
 
+-- The first runs that this call sends, which are told one by one if they are all.
+local few = {}
+
 -- Many runs in a row share their due time, and printing numbers is dear.
 local shown_due, due_text, hex_due, shown_next, shown_fraction, next_text
 
@@ -197,7 +200,11 @@ local function push_run(plan, due, run, expires_at)
     append(plan.deadlines, template.time_limit and max(expires_at or now, now) + template.time_limit + GRACE_MS or now + LOOK_AGAIN_MS, entry_id)
   end
   local lateness = now - due
-  if lateness > LATE_MS or run ~= 0 or sent <= FEW then tell(plan, entry_id, 'd', due, run, 1, lateness, task_id) end
+  if lateness > LATE_MS or run ~= 0 then
+    tell(plan, entry_id, 'd', due, run, 1, lateness, task_id)
+  elseif sent <= FEW then
+    few[sent] = { plan, entry_id, 'd', due, run, 1, lateness, task_id }
+  end
   return lateness
 end
 
@@ -670,6 +677,10 @@ if #plans == 0 then
   local next_head = missed_until
   for at = 3, #KEYS do next_head = min(next_head, head_of(KEYS[at]), heads_of_extra[KEYS[at]]) end
   return { now, 0, more, next_head < math.huge and next_head or -1, 0, 0 }
+end
+
+if sent <= FEW then
+  for _, run in pairs(few) do tell(unpack(run)) end
 end
 
 -- From here on only writes. LPUSH and ZADD come first: Redis refuses them when memory is full, before anything was done.

@@ -28,7 +28,7 @@ const KINDS: Readonly<Record<string, Occurrence['kind']>> = {
 
 /** Entries read in one go, and in all: what one question may cost. */
 const PAGE = 500;
-const MOST_READ = 20_000;
+const MOST_READ = 5_000;
 
 /** The noted runs of a schedule, newest first, at most `limit`. */
 export async function readOccurrences(redis: Redis, keys: ShardKeys, id: string, limit: number): Promise<Occurrence[]> {

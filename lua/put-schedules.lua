@@ -1,6 +1,6 @@
 -- put-schedules: create or update schedules of one shard.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- KEYS[3] request         string  only to create: id that the request created, kept 10 minutes
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] namespace       text

@@ -1,7 +1,7 @@
 -- realign: after Redis's clock stepped back, bring schedules that would now wait past their next grid point back to the first
 -- one after both now and their last dispatched due time.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] cursor          text    of ZSCAN; 0 to begin
 -- ARGV[3] count           int     1..500, a hint: entries looked at in this call

@@ -1,6 +1,6 @@
 -- refill-times: store what was computed further of a shard's calendars and exclusions, and find the next runs that waited for it.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] limit           int     1..500 claims looked at in this call
 -- ARGV[3..] refills       text    in fours: number; the first 15 digits of its times as they were read, '' for none; times that

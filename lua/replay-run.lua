@@ -16,14 +16,14 @@
 --- @include "times"
 --- @include "next-run"
 --- @include "record-change"
-local meta, due_key = KEYS[1], KEYS[2]
+local meta, due = KEYS[1], KEYS[2]
 local epoch, entry, wake_channel, shard = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local MAX_BACKLOG = 10000
 
 local record = redis.call('HMGET', meta, 'epoch', 'journal')
 if record[1] ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
 
-local key = shard_keys(due_key)
+local key = shard_keys(due)
 local now = redis_now()
 local letters = redis.call('XRANGE', key.dead_letters, entry, entry)
 if #letters == 0 then return 'gone' end

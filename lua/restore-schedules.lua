@@ -1,14 +1,14 @@
 -- restore-schedules: put schedules back into one shard of a namespace that Redis has lost, from the journal of a node.
 -- KEYS[1] meta            hash    namespace record, which comes back last
 -- KEYS[2] restoring       string  `<until ms>:<node id>` of who fills the absent namespace
--- KEYS[3] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[3] due_key         zset    due times of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] node            text    who restores
 -- ARGV[2] lease           int     until when others keep out, ms from now
 -- ARGV[3] floor           int     until this Redis time, ms, nothing due was left undispatched
 -- ARGV[4] begin           text    '' or, in the first call for a shard: `<sequence of its last change>:<highest template number>`.
 --                                 Schedules that are there go; parked messages, totals and runs in flight stay
--- ARGV[5..] kind, text    text    in order, as in the change stream (lua/include/record-change.lua); and `unused` with the
---                                 number of a shared text, which goes when no schedule uses it. At most 500 pairs
+-- ARGV[5..] kind, text    text    in order, as in the change stream (lua/include/record-change.lua); and in the end `tidy` with
+--                                 the number of a shared text, which goes when no schedule uses it. At most 500 pairs
 -- Returns                 [id, ...] of schedules that are left out, because what they share with others is not known
 -- Errors                  RESTORE_TAKEN when another took over meanwhile, or the namespace is there
 -- Atomic                  the same calls again in the same order give the same
@@ -58,7 +58,7 @@ if #ids > 0 then
 end
 
 -- How each schedule stands in the end, false when it is gone; what it was before that is of no matter.
-local after, unused = {}, {}
+local after, untidy = {}, {}
 for i = 5, #ARGV, 2 do
   local kind, text = ARGV[i], ARGV[i + 1]
   if kind == 'template' then
@@ -77,8 +77,8 @@ for i = 5, #ARGV, 2 do
     if definition then after[id] = { definition = definition, due = due, completed = completed, runs = runs, held = held } end
   elseif kind == 'delete' then
     after[text] = false
-  elseif kind == 'unused' then
-    unused[#unused + 1] = text
+  elseif kind == 'tidy' then
+    untidy[#untidy + 1] = text
   end
 end
 
@@ -176,7 +176,16 @@ write('ZADD', key.completed, completed)
 write('ZADD', key.claims, claims)
 write('HSET', key.runs, runs)
 write('HSET', key.held, held)
-for _, number in ipairs(unused) do
-  if redis.call('HEXISTS', key.template_uses, number) == 0 then count_uses(key, number, 0) end
+-- One text may have had several numbers, one after the other.
+for _, number in ipairs(untidy) do
+  local shared = redis.call('HGET', key.templates, number)
+  if shared and redis.call('HEXISTS', key.template_uses, number) == 1 then
+    redis.call('HSET', key.template_ids, redis.sha1hex(shared), number)
+  elseif shared then
+    local sha = redis.sha1hex(shared)
+    if redis.call('HGET', key.template_ids, sha) == number then redis.call('HDEL', key.template_ids, sha) end
+    redis.call('HDEL', key.templates, number)
+    redis.call('ZREM', key.refills, number)
+  end
 end
 return left_out

@@ -1,6 +1,6 @@
 -- set-enabled: pause or resume schedules of one shard. Times that pass while paused are not missed.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] enabled         int     1 resume, 0 pause
 -- ARGV[3] wake_channel    text    told when the shard's head moved to within a second from now

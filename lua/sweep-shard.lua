@@ -1,7 +1,7 @@
 -- sweep-shard: the owner's housekeeping, once a second: move the lateness histogram to the history, remove one-shots that
 -- completed long enough ago, and what the list of occurrences holds for too long.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] keep_completed  int     how long a completed one-shot is kept, ms
 -- ARGV[3] keep_history    int     entries of the history

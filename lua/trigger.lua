@@ -1,6 +1,6 @@
 -- trigger: run a schedule once, now, in whatever state it is.
 -- KEYS[1] meta            hash    namespace record
--- KEYS[2] due             zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[2] due_key         zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- KEYS[3] request         string  task id that the request was given, kept 10 minutes
 -- ARGV[1] epoch           text    of the namespace, as the caller knows it
 -- ARGV[2] id              text

@@ -17,12 +17,15 @@ export type Json =
 /** Digits that a double may not keep, or a notation that JavaScript would not write back (1.0, 1e3, -0). */
 const RISKY_NUMBER = /\d{16}|\d\.\d*0(?!\d)|\d[eE]|-0(?![.\d])/;
 
+const STRING = /"[^"\\]*(?:\\.[^"\\]*)*"/g;
+
 /**
  * The value of a JSON text. Numbers that JavaScript would change (`1.0`, `12345678901234567890`) are kept as
  * LosslessNumber, so that a task gets exactly the number its user wrote. Throws SyntaxError.
  */
 export function parseJson(text: string): Json {
-  if (!RISKY_NUMBER.test(text)) return JSON.parse(text);
+  // In texts the same digits are no numbers: an id in hex often looks like one, and the lossless parser is slow.
+  if (!RISKY_NUMBER.test(text) || !RISKY_NUMBER.test(text.replace(STRING, '""'))) return JSON.parse(text);
   return parseLossless(text, undefined, (digits) =>
     String(Number(digits)) === digits ? Number(digits) : new LosslessNumber(digits),
   ) as Json;

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { namespaceKeys } from '../../lua/keys.ts';
-import { accountFigures, startIntervalLoad } from '../interval-load.ts';
+import { accountFigures, readStats, startIntervalLoad } from '../interval-load.ts';
 import { awaitJournals, JOURNALING } from '../journals.ts';
 import { awaitValue } from '../processes.ts';
 import type { Scenario } from '../scenario.ts';
@@ -53,6 +53,7 @@ export const journalRestore: Scenario = {
         LOOK_MS,
       );
       const { verdict: across } = await load.consumer.lap();
+      const { misfired } = await readStats(load.nodes[0]!);
       await load.consumer.open();
       const dispatchingAtMs = await awaitValue('dispatch', async () =>
         (await load.consumer.read()).taken > 0 ? performance.now() : null,
@@ -68,6 +69,7 @@ export const journalRestore: Scenario = {
           missing: schedules - (await countEntries(redis, shards, 'hlen', 'definitions')),
           sent_again: across.doubled,
           ...accountFigures(account),
+          misfired: (await readStats(load.nodes[0]!)).misfired - misfired,
         },
         percentiles: {},
       };

@@ -14,6 +14,8 @@ const ETA_AHEAD_MS = 6 * 3_600_000;
 /** Messages of one LPUSH, and how many at most wait in the queue. */
 const BATCH = 1_000;
 const QUEUE_MAX = 20_000;
+/** Messages that the worker has in its hands: several batches, so that none waits for another. */
+const PREFETCH = 2_000;
 /** Of so many messages the bytes are looked at. */
 const SAMPLE = 1_000;
 
@@ -32,7 +34,7 @@ export const parked: Scenario = {
     const stage = await openStage(aof);
     try {
       await stage.startNodes(nodeCount);
-      const worker = await startWorker(stage);
+      const worker = await startWorker(stage, ['--prefetch', String(PREFETCH)]);
       const shards = await shardsOf(stage.redis);
       const bytesBefore = await usedMemory(stage.redis);
       const cpu = watchCpu([stage.server.pid, worker.pid]);

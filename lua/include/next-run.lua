@@ -67,7 +67,7 @@ local function next_due(key, id, timing, finish, at)
     if due == false then return false, at end
     local window_end = timing.exclusion and excluded_until(times_of(key, timing.exclusion), due)
     if not timing.exclusion or window_end == nil then return due end
-    if not window_end then return false, at end
+    if not window_end then return false, due - 1 end
     at = window_end - 1
   end
 end

@@ -95,8 +95,10 @@ export class Journal implements Service {
 
   async stop(): Promise<void> {
     this.#isStarted = false;
-    await this.#follower.stop();
+    const stopped = this.#follower.stop();
+    // Nobody waits for a Redis that may be away.
     for (const connection of [this.#redis, this.#blocking]) connection.disconnect();
+    await stopped;
     this.#folder.close();
   }
 

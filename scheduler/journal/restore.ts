@@ -4,6 +4,7 @@ import { type NamespaceKeys, type ShardKeys, shardKeys } from '../../lua/keys.ts
 import { type RestoreRequest, restoreSchedules } from '../../lua/restore-schedules.ts';
 import type { JournalFolder } from './folder.ts';
 import { type JournalSummary, readJournal } from './read-journal.ts';
+import { scanHash } from './snapshot.ts';
 
 /** Pairs and bytes of one script call: a few ms of Redis, which has nothing else to do. */
 const BATCH_STEPS = 500;
@@ -50,7 +51,7 @@ export async function restoreJournal(options: RestoreOptions): Promise<Restored>
   });
   for (const batch of batches) await sender.send(batch.keys, null, batch.take());
   await sender.finish();
-  for (const keys of shards) await dropUnused(redis, keys, sender);
+  for (const keys of shards) await tidyTexts(redis, keys, sender);
   await sender.finish();
   const leftOut = await countMissing(redis, sender.leftOut);
   const counts = await Promise.all(shards.map((keys) => redis.hlen(keys.definitions)));
@@ -123,20 +124,13 @@ class Batch {
 }
 
 /** Shared texts whose last schedule went while the journal was written have no use now. */
-async function dropUnused(redis: Redis, keys: ShardKeys, sender: Sender): Promise<void> {
-  let cursor = '0';
-  do {
-    const [next, flat] = await redis.hscan(keys.templateIds, cursor, 'COUNT', BATCH_STEPS);
-    cursor = next;
-    const numbers = flat.filter((_, i) => i % 2 === 1);
-    if (numbers.length === 0) continue;
-    const uses = await redis.hmget(keys.templateUses, ...numbers);
+async function tidyTexts(redis: Redis, keys: ShardKeys, sender: Sender): Promise<void> {
+  for await (const texts of scanHash(redis, keys.templates))
     await sender.send(
       keys,
       null,
-      numbers.flatMap((number, i) => (uses[i] == null ? ['unused', number] : [])),
+      texts.flatMap(([number]) => ['tidy', number]),
     );
-  } while (cursor !== '0');
 }
 
 async function countMissing(redis: Redis, left: Sender['leftOut']): Promise<number> {

@@ -32,7 +32,8 @@ export async function* scanNamespace(redis: Redis, start: Look): AsyncGenerator<
 
 type Pairs = readonly (readonly [field: string, value: string])[];
 
-async function* scanHash(redis: Redis, key: string): AsyncGenerator<Pairs> {
+/** The fields and values of a hash, some at a time; those that are there throughout at least once. */
+export async function* scanHash(redis: Redis, key: string): AsyncGenerator<Pairs> {
   let cursor = '0';
   do {
     const [next, flat] = await redis.hscan(key, cursor, 'COUNT', PAGE);

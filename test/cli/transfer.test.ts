@@ -106,7 +106,7 @@ t.test('an export brings every field and every next run to another namespace', a
   const exported = join(from.folder, 'exported');
   t.match(await from.run('schedules', 'export', exported), {
     code: 0,
-    stderr: `exported ${EVERY_KIND.length} schedules`,
+    stdout: `exported ${EVERY_KIND.length} schedules to ${exported}\n`,
   });
   t.same(readdirSync(from.folder).sort(), ['exported', 'specs'], 'no part is left');
 

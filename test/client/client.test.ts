@@ -200,6 +200,7 @@ t.test('tasks are sent by the client made last, until it is closed, or by the on
   await t.rejects(handle.get(0.5), { code: 'TASK_NOT_ENDED' }, 'a task that ignores its result is sent so');
   await client.close();
   await t.rejects(add.delay(1, 2), { code: 'NO_CLIENT' });
+  await t.rejects(client.waitFor('x', 1), 'a client that was closed does nothing more');
 });
 
 t.test('a task that runs in a worker sends others without a client of its own', async (t) => {

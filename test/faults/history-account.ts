@@ -100,8 +100,8 @@ export function problemsOfSent(
   const mostRuns = page.spec.max_runs;
   if (mostRuns !== null) {
     if (dues.size > mostRuns) say(`${dues.size} runs were sent, of ${mostRuns}`);
-    if (missing.length > 0 && dues.size + page.dropped < mostRuns)
-      say(`${dues.size} runs were sent, of ${mostRuns}, and not ${missing}`);
+    if (missing.length > page.dropped && dues.size < mostRuns)
+      say(`${dues.size} runs were sent, of ${mostRuns}, ${page.dropped} were dropped, and not sent: ${missing}`);
   } else if (page.spec.misfire.policy === 'all') {
     if (missing.length > 0) say(`not sent: ${missing}`);
     if (page.dropped > 0) say(`${page.dropped} were dropped`);

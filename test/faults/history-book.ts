@@ -121,7 +121,9 @@ export class Book {
 
   async #register(): Promise<void> {
     const nowMs = await redisNow(this.#fleet.redis);
-    const gone = [...this.pages.values()].filter(({ spec, json }) => json === null && !isOnce(spec) && spec.max_runs === null);
+    const gone = [...this.pages.values()].filter(
+      ({ spec, json }) => json === null && !isOnce(spec) && spec.max_runs === null,
+    );
     // A spec may come back under its id: as another schedule, which knows nothing of the first.
     if (gone.length > 0 && this.#chance.next() < 0.2) {
       const { id, last } = this.#chance.pick(gone);

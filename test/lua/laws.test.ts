@@ -331,7 +331,7 @@ t.test(
         );
         assert.notEqual(await redis.pttl(names.recovery), -1, 'the bucket of missed runs goes by itself');
       }),
-      { seed, numRuns: Number(process.env.RINGBEAT_TEST_RUNS ?? 80), endOnFailure: true, includeErrorInReport: true },
+      { seed, numRuns: Number(process.env.RINGBEAT_TEST_RUNS ?? 50), endOnFailure: true, includeErrorInReport: true },
     );
     t.pass('all histories hold');
   },
