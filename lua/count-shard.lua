@@ -1,5 +1,5 @@
 -- count-shard: how one shard stands.
--- KEYS[1] due_key       zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
+-- KEYS[1] due           zset    of the shard; its other keys are named by the same prefix (lua/keys.ts)
 -- ARGV[1] overdue_after int     ms past due from which something counts as overdue
 -- Returns               [schedules, those of them with runs to come, runs in flight that are waited for, schedules with missed runs
 --                       that wait for their turn, parked messages, schedules and extras that are overdue, dead letters]

@@ -67,7 +67,10 @@ async function play(fleet: Fleet, book: Book, ms: number): Promise<void> {
     }
   };
   const fault = async () => {
-    while (goOn()) await fleet.fault();
+    while (goOn()) {
+      await fleet.fault();
+      await sleep(20);
+    }
   };
   await Promise.all([change(), fault()]);
   await fleet.settled();
