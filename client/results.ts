@@ -68,6 +68,12 @@ export class ResultWatch {
       .catch(() => {});
   }
 
+  /** After a reconnection. Where it fails, results are found a little later. */
+  #listenAgain(): void {
+    const keys = [...this.#waiting.keys()];
+    if (keys.length > 0) this.#subscriber?.subscribe(...keys).catch(() => {});
+  }
+
   #leave(taskId: string, bell: () => void): void {
     const key = resultKey(taskId);
     const bells = this.#waiting.get(key);
@@ -82,6 +88,7 @@ export class ResultWatch {
   #subscribed(): Redis {
     if (this.#subscriber === null) {
       this.#subscriber = this.#connect();
+      this.#subscriber.on('ready', () => this.#listenAgain());
       this.#subscriber.on('message', (key: string) => {
         for (const bell of this.#waiting.get(key) ?? []) bell();
       });

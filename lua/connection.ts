@@ -29,10 +29,37 @@ export function connect(url: string, options: ConnectionOptions): Redis {
     enableReadyCheck: true,
     enableAutoPipelining: false,
     noDelay: true,
+    // See `keepSubscribed`.
+    autoResubscribe: false,
   });
   // Without a listener ioredis prints; whoever waits on a command gets its rejection, and readiness tells the rest.
   connection.on('error', () => {});
   return connection;
+}
+
+/** A subscription that Redis did not answer, or refused, is tried again after this, ms. */
+const SUBSCRIBE_AGAIN_MS = 1_000;
+
+/**
+ * Hears a channel, or those of a pattern, from now on, and again after each reconnection. Resolves or rejects as the first
+ * try does; however it ends, others follow until the connection is closed. (ioredis would subscribe anew by itself, but
+ * where Redis does not answer that in time, it forgets the subscription and leaves a rejection that nobody can handle.)
+ */
+export function keepSubscribed(
+  connection: Redis,
+  command: 'subscribe' | 'psubscribe',
+  channel: string,
+): Promise<unknown> {
+  const again = () => {
+    connection[command](channel).catch(later);
+  };
+  const later = () => {
+    if (connection.status === 'ready') setTimeout(again, SUBSCRIBE_AGAIN_MS).unref();
+  };
+  connection.on('ready', again);
+  const first = connection[command](channel);
+  first.catch(later);
+  return first;
 }
 
 /** Where a Redis URL points, as ioredis wants it. */

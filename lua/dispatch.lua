@@ -27,7 +27,7 @@
 --- @include "parked"
 local MAX_BYTES, HOLD_MS, MAX_DEAD_LETTERS, MAX_OCCURRENCES = 1048576, 1000, 10000, 5000
 local LOOK_AGAIN_MS, GRACE_MS, NONE = 60000, 10000, {}
--- Missed occurrences looked at per schedule and call, extra runs sent per schedule and call, runs told one by one per shard
+-- Missed occurrences looked at one by one per call, extra runs sent per schedule and call, runs told one by one per shard
 -- and call: all of them where a call sends only few, else those that were late or dropped.
 local MAX_STEPS, MAX_EXTRAS, MAX_TOLD, FEW, LATE_MS = 500, 32, 16, 4, 100
 -- The lists of a plan that are written at the end: command and key, in this order.
@@ -55,7 +55,7 @@ local is_journaled = record[2] == '1'
 local now = redis_now()
 local now_text = format('%.0f', now)
 local entries_left, bytes_left = limit, MAX_BYTES
-local sent, misfired, refused = 0, 0, 0
+local steps_left, sent, misfired, refused = MAX_STEPS, 0, 0, 0
 local latenesses = {} -- ms -> runs dispatched so late
 local counted = {} -- total -> what this call adds to it
 
@@ -141,6 +141,8 @@ end
 
 -- Takes a schedule from wherever it waits for its next run.
 local function forget_next(plan, id)
+  -- One that was stopped stays so.
+  if redis.call('HGET', plan.key.held, id) == '-' then return end
   for _, name in ipairs({ 'not_due', 'not_claimed', 'not_missed', 'not_held' }) do plan[name][#plan[name] + 1] = id end
 end
 
@@ -288,7 +290,21 @@ local function judge_missed(plan, due)
     if policy == 's' or oldest > newest then return nil, nil, missed, due_next end
     return oldest, newest, (oldest - due) / interval, due_next
   end
-  local oldest, newest, dropped, at, steps, last = nil, nil, 0, due, 0
+  if timing.kind == 'c' and not timing.jitter and not timing.exclusion then
+    local times = times_of(plan.key, timing.first)
+    local from = position_after(times, due - 1, 1, 1)
+    if tonumber(time_at(times, from)) == due then
+      local to = position_after(times, finish and min(now, finish - 1) or now, 1, 1) - 1
+      local newest, first = tonumber(time_at(times, to)), policy == 'l' and to or from
+      local due_next = following(plan, newest)
+      if grace_ms then first = max(first, position_after(times, now - grace_ms - 1, 1, 1)) end
+      if policy == 's' or first > to then return nil, nil, to - from + 1, due_next, newest end
+      -- What follows is not known: a later one may be the latest.
+      if policy == 'l' and due_next == false then return nil, nil, to - from, false, newest - 1 end
+      return tonumber(time_at(times, first)), newest, first - from, due_next, newest
+    end
+  end
+  local oldest, newest, dropped, at, last = nil, nil, 0, due, nil
   repeat
     if is_dropped(at) then
       dropped = dropped + 1
@@ -296,8 +312,8 @@ local function judge_missed(plan, due)
       if newest and policy == 'l' then dropped = dropped + 1 end
       oldest, newest = policy == 'l' and at or oldest or at, at
     end
-    last, at, steps = at, following(plan, at), steps + 1
-  until not at or at > now or steps == MAX_STEPS
+    last, at, steps_left = at, following(plan, at), steps_left - 1
+  until not at or at > now or steps_left <= 0
   if at and at > now or at == nil then return oldest, newest, dropped, at end
   -- Not at the end of what was missed: the latest so far may be followed by a later one, so it is looked at once more.
   if policy == 'l' and newest then return nil, nil, dropped, at and newest, newest - 1 end
@@ -372,6 +388,7 @@ local function plan_due(plan, id, score, definition)
   if entry_finish and due >= entry_finish then
     outcome = 'ended'
   elseif now - due > misfire_after and not is_held then
+    if steps_left <= 0 then return false end
     local oldest, newest, dropped
     oldest, newest, dropped, due_next, after = judge_missed(plan, due)
     if oldest then dropped = dropped + queue_missed(plan, id, oldest, newest) end
@@ -485,10 +502,12 @@ local function plan_backlog(plan, member, definition)
     bury(plan, 'schedule', id, now, why .. ', ' .. waiting .. ' extra runs', definition or '')
     return true
   end
-  local popped, outcome, lateness = 0, nil, nil
+  local popped, outcome, lateness, own_seed = 0, nil, nil, entry_seed
   for i = 1, min(#items, MAX_EXTRAS) do
-    local kind, run, due = match(items[i], '^(%a)(%d*):(%d+)$')
+    local kind, run, due, seed = match(items[i], '^(%a)(%d*):(%d+):?(.*)$')
     due = tonumber(due)
+    -- Whoever triggered it was told its task id: a timing that changed since does not change that.
+    entry_seed = seed ~= '' and seed or own_seed
     if kind == 'o' and entry_timing.is_paused then
       outcome = 'dropped'
     else

@@ -133,7 +133,7 @@ export function shardKeys(namespace: string, shard: number): ShardKeys {
   return { prefix, ...Object.fromEntries(keys) };
 }
 
-/** list: a schedule's extra runs, the next one first: `t<run>:<due>` triggered, `b<run>:<due>` backfilled, `o:<due>` held back. */
+/** list: a schedule's extra runs, the next one first: `t<run>:<due>:<seed>` triggered, `b<run>:<due>` backfilled, `o:<due>` held back. */
 export function backlogKey(shard: ShardKeys, id: string): string {
   return `${shard.prefix}backlog:${id}`;
 }

@@ -11,6 +11,7 @@ import {
 } from '../protocol/control-message.ts';
 import { messageOf } from '../protocol/errors.ts';
 import { type Json, pythonRepr } from '../protocol/json.ts';
+import { keepSubscribed } from './connection.ts';
 import { KOMBU } from './keys.ts';
 
 /** Answers of one node to the requests that it understands, by method. A thrown error is answered as Celery does. */
@@ -56,7 +57,7 @@ export class Pidbox {
         this.#options.onProblem({ event: 'control_failed', reason: messageOf(error) }),
       );
     });
-    await subscriber.subscribe(channel);
+    await keepSubscribed(subscriber, 'subscribe', channel);
     if (node !== null) await redis.sadd(bindingKey(PIDBOX.exchange), bindingOf(node));
   }
 

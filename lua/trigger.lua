@@ -67,7 +67,7 @@ if due then
 else
   local run = redis.call('HINCRBY', key.counts, 'runs', 1)
   task_id = seed .. (group or '8001-') .. string.format('f%011x', run)
-  redis.call('LPUSH', backlog, string.format('t%d:%.0f', run, now))
+  redis.call('LPUSH', backlog, string.format('t%d:%.0f:%s', run, now, seed))
   redis.call('ZADD', key.extra, now, '\31' .. id)
 end
 redis.call('SET', request, task_id, 'PX', 600000)

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import { completeRuns, type EndedRun } from '../lua/complete-runs.ts';
+import { keepSubscribed } from '../lua/connection.ts';
 import { type NamespaceKeys, resultKey, type ShardKeys } from '../lua/keys.ts';
 import { messageOf } from '../protocol/errors.ts';
 import { loopWishOf } from '../protocol/loop.ts';
@@ -58,9 +59,9 @@ export class Completions implements Service {
   start(): void {
     const { subscriber, log } = this.#options;
     subscriber.on('pmessage', (_pattern: string, channel: string, record: string) => this.#published(channel, record));
-    subscriber
-      .psubscribe(RESULTS)
-      .catch((error: unknown) => log.warn({ event: 'subscribe_failed', reason: messageOf(error) }));
+    keepSubscribed(subscriber, 'psubscribe', RESULTS).catch((error: unknown) =>
+      log.warn({ event: 'subscribe_failed', reason: messageOf(error) }),
+    );
     this.#loop.start();
   }
 

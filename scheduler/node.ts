@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { FastifyInstance } from 'fastify';
-import { connect, withoutPassword } from '../lua/connection.ts';
+import { connect, keepSubscribed, withoutPassword } from '../lua/connection.ts';
 import type { DispatchReply } from '../lua/dispatch.ts';
 import { namespaceKeys, shardKeys } from '../lua/keys.ts';
 import { realign } from '../lua/realign.ts';
@@ -206,9 +206,9 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     else helper.wake(Number(dueMs));
   });
   // Wake-ups that were published while this connection was down are made up for by the longest sleep.
-  subscriber
-    .subscribe(names.wake)
-    .catch((error: unknown) => log.warn({ event: 'subscribe_failed', reason: messageOf(error) }));
+  keepSubscribed(subscriber, 'subscribe', names.wake).catch((error: unknown) =>
+    log.warn({ event: 'subscribe_failed', reason: messageOf(error) }),
+  );
 
   const system: System = {
     nodes: () => readNodes(apiRedis, names, membership.owners),
@@ -290,6 +290,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
     /** Unready first, so that load balancers turn away; out of the ring next, so that others take over while we finish. */
     async stop() {
       draining = true;
+      const journalStopped = journal?.stop();
       await owner.stop();
       await helper.stop();
       await sweeper.stop();
@@ -299,7 +300,7 @@ export async function createBeatNode(config: BeatConfig, log: Log): Promise<Beat
       await control.stop();
       await delayed.stop();
       await membership.stop();
-      await journal?.stop();
+      await journalStopped;
       await api?.close();
       for (const connection of [redis, apiRedis, subscriber]) connection.disconnect();
       log.info({ event: 'beat_stopped', node: id });

@@ -286,22 +286,34 @@ export class Follower implements Service {
   }
 
   async #takeSnapshot(following: Following, number: number, start: Look, signal: AbortSignal): Promise<void> {
-    const { redis, namespace, folder, log } = this.#options;
+    const { folder, log } = this.#options;
     const startedAtMs = monotonicMs();
     const schedules = await this.#writeSnapshot(number, start, signal);
-    // Without what changed while it was taken it is no state that ever was.
-    const sequences = await Promise.all(
-      start.sequences.map((_, shard) => redis.hget(shardKeys(namespace, shard).counts, 'changes')),
-    );
-    while (sequences.some((sequence, shard) => Number(sequence) > following.sequences[shard]!))
-      await sleep(CATCH_UP_MS, undefined, { signal });
-    await following.segments.sync();
+    try {
+      await this.#confirm(following, signal);
+      await following.segments.sync();
+    } catch (error) {
+      await rm(folder.partFile(number), { force: true });
+      throw error;
+    }
     await folder.write(() => folder.completeSnapshot(number));
     this.#isWhole = true;
     const ms = Math.round(monotonicMs() - startedAtMs);
     log.info({ event: 'journal_snapshot', folder: folder.path, schedules, bytes: this.#snapshotBytes, ms });
     if (this.#isRefused) log.info({ event: 'journal_whole_again', folder: folder.path });
     this.#isRefused = false;
+  }
+
+  /** Resolves when a snapshot that was just written may take the place of the one before. */
+  async #confirm({ first, sequences }: Following, signal: AbortSignal): Promise<void> {
+    const { redis, names, namespace } = this.#options;
+    const seen = await lookAt(redis, names, namespace);
+    // A Redis that was emptied meanwhile gave a part of it: that must never replace the last that is left of the whole.
+    if (seen === null || !isSameIdentity(seen.identity, first.identity) || seen.runId !== first.runId)
+      throw new Error(`Namespace ${namespace} went away while a snapshot of it was taken`);
+    // Without what changed while it was taken it is no state that ever was.
+    while (seen.sequences.some((sequence, shard) => sequence > sequences[shard]!))
+      await sleep(CATCH_UP_MS, undefined, { signal });
   }
 
   /** Writes the snapshot's file; how many schedules are in it. */

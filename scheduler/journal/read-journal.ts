@@ -51,7 +51,7 @@ export async function readJournal(
       const own = isFirst ? readHeader(records[0]) : null;
       isFirst = false;
       // The journal of another life of the namespace was begun, and its snapshot never completed.
-      if (own !== null && !isSameIdentity(own, header)) return reading.summary(contents, damage);
+      if (own !== null && !reading.isContinuedBy(own)) return reading.summary(contents, damage);
       for (const record of records) await reading.take(record);
     }
     const isSnapshot = contents.snapshot !== null && file === folder.snapshotFile(contents.snapshot);
@@ -82,6 +82,7 @@ async function firstHeader(folder: JournalFolder, contents: FolderContents): Pro
 class Reading {
   readonly #header: JournalHeader;
   readonly #take: TakeSteps;
+  #restores: number;
   readonly #sequences: number[];
   /** By shard: the sequence up to which nothing is missing. */
   readonly #whole: number[];
@@ -94,9 +95,18 @@ class Reading {
   constructor(header: JournalHeader, take: TakeSteps) {
     this.#header = header;
     this.#take = take;
+    this.#restores = header.restores;
     this.#sequences = [...header.sequences];
     this.#whole = [...header.sequences];
     this.#templateNumbers = header.sequences.map(() => 0);
+  }
+
+  /** Whether what a file holds comes after what was read: as it does if just this was put back into Redis meanwhile. */
+  isContinuedBy(file: JournalHeader): boolean {
+    if (!isSameIdentity({ ...file, restores: 0 }, { ...this.#header, restores: 0 })) return false;
+    return (
+      file.restores === this.#restores || file.sequences.every((sequence, shard) => sequence === this.#sequences[shard])
+    );
   }
 
   /** Schedules are missing from the snapshot, and no telling which: nothing is whole. */
@@ -108,7 +118,7 @@ class Reading {
     const [kind, ...rest] = record;
     switch (kind) {
       case 'file':
-        return this.#begin(readHeader(record)?.sequences ?? []);
+        return this.#begin(readHeader(record) ?? this.#header);
       case 'end':
         this.hasEnd = true;
         return;
@@ -133,9 +143,10 @@ class Reading {
   }
 
   summary({ snapshot }: FolderContents, damage: readonly Damage[]): JournalSummary {
-    const { namespace, epoch, restores, shards } = this.#header;
+    const { namespace, epoch, shards } = this.#header;
     return {
-      ...{ namespace, epoch, restores, shards },
+      ...{ namespace, epoch, shards },
+      restores: this.#restores,
       meta: this.#meta,
       sequences: this.#sequences,
       wholeUntil: this.#whole.reduce((sum, sequence) => sum + sequence, 0),
@@ -148,7 +159,8 @@ class Reading {
   }
 
   /** Redis may have forgotten what was written before, after a restart: then its changes are numbered like those again. */
-  #begin(sequences: readonly number[]): void {
+  #begin({ restores, sequences }: JournalHeader): void {
+    this.#restores = restores;
     sequences.forEach((sequence, shard) => {
       this.#sequences[shard] = Math.min(this.#sequences[shard]!, sequence);
       this.#whole[shard] = Math.min(this.#whole[shard]!, sequence);

@@ -51,6 +51,7 @@ interface Standing {
   readonly nowMs: number;
   /** What was due before this has been sent, or dropped for a reason. */
   readonly decidedUntilMs: number;
+  readonly dueMs: number | null;
   readonly heldBack: readonly number[];
   readonly backlog: readonly string[];
   readonly dropped: number;
@@ -203,6 +204,11 @@ export class Book {
       era.mayUntilMs = afterMs;
       for (const due of before.heldBack) page.maybe.add(due);
     }
+    // What a trigger starts of a waiting loop is its next run, and no longer so when the loop changes before that.
+    if (isLoop(page.spec) && before.dueMs !== null) {
+      const last = `-${Math.floor(before.dueMs).toString(16).padStart(12, '0')}`;
+      for (const id of page.triggered.keys()) if (id.endsWith(last)) page.triggered.set(id, false);
+    }
     if (page.json === null || !page.enabled) return;
     page.eras.push({
       spec: page.spec,
@@ -263,6 +269,7 @@ export class Book {
         missed === null ? Infinity : Number(missed),
         claim === null ? Infinity : Number(claim) + 1,
       ),
+      dueMs: due === null ? null : Number(due),
       heldBack: [
         ...(buffered === '' ? [] : [Number(buffered)]),
         ...backlog.filter((item) => item.startsWith('o')).map((item) => Number(item.split(':')[1])),

@@ -225,16 +225,21 @@ export class Fleet {
     if (process === null) return null;
     this.tell(`${what} ${process.pid} is suspended for ${ms} ms`);
     this.#suspended.add(process.pid);
-    process.kill('SIGSTOP');
+    return this.#sleepThrough(process, what, ms);
+  }
+
+  async #sleepThrough(process: Spawned, what: string, ms: number): Promise<void> {
+    // It may have been silent for a while before.
+    const mayBeTakenForDead = (silentMs: number) => what === 'worker' && silentMs > WORKER_LEASE_MS / 2;
+    if (mayBeTakenForDead(ms)) await this.#noteLost(process.pid);
     const suspendedAtMs = performance.now();
-    return sleep(ms).then(async () => {
-      // It may have been silent for a while before. A busy machine may have made it longer than was meant.
-      const isLong = performance.now() - suspendedAtMs > WORKER_LEASE_MS / 2;
-      if (what === 'worker' && isLong) await this.#noteLost(process.pid);
-      process.kill('SIGCONT');
-      this.#suspended.delete(process.pid);
-      this.tell(`${what} ${process.pid} is resumed`);
-    });
+    process.kill('SIGSTOP');
+    await sleep(ms);
+    // On a busy machine it took longer than was meant.
+    if (mayBeTakenForDead(performance.now() - suspendedAtMs)) await this.#noteLost(process.pid);
+    process.kill('SIGCONT');
+    this.#suspended.delete(process.pid);
+    this.tell(`${what} ${process.pid} is resumed`);
   }
 
   async #noteLost(pid: number): Promise<void> {

@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import type { Redis } from 'ioredis';
 import t from 'tap';
 import { announce } from '../../lua/announce.ts';
@@ -6,8 +7,9 @@ import { takeAbsent } from '../../lua/take-absent.ts';
 import { encodeClaim } from '../../scheduler/journal/election.ts';
 import { eventually, until } from '../support/eventually.ts';
 import { spawnBeat, spawnRingbeat } from '../support/processes.ts';
+import { startProxy } from '../support/proxy.ts';
 import { withRedis } from '../support/redis-server.ts';
-import { areReady, isCopied, journalIn, linesOf, schedulesOf } from './journal-nodes.ts';
+import { areReady, folderIn, isCopied, journalIn, linesOf, schedulesOf } from './journal-nodes.ts';
 import { account, ask, EVERY_MS, goesOn, PATIENT, put, readiness, redisNow, ringIs, startLoad } from './ledger.ts';
 
 const names = namespaceKeys('rb');
@@ -220,6 +222,32 @@ t.test('a node that was suspended while the streams went on begins anew', async 
   await a!.logged('journal_restored');
   await areReady([a!, b!]);
   t.match((await schedulesOf(b!)).get('missed'), { schedule: { every: 7_200 } });
+});
+
+t.test('a Redis that is emptied while a snapshot is taken is restored from the snapshot before', async (t) => {
+  const server = await withRedis(t);
+  const redis = server.connect();
+  t.teardown(() => redis.disconnect());
+  const dir = t.testdir();
+  const ids = Array.from({ length: 40 }, (_, i) => `s${i}`);
+  const first = await spawnBeat(t, server.url, journalIn(dir));
+  for (const id of ids) await put(first, id, { schedule: { every: 3_600 } });
+  await isCopied(first, [dir], 'last');
+  await first.stop();
+  const proxy = await startProxy(t, server.port);
+  // A scan then takes seconds.
+  proxy.delay(20);
+  const second = await spawnBeat(t, proxy.url, journalIn(dir));
+  await until(() => readdirSync(folderIn(dir)).some((name) => name.endsWith('.part')), 'a snapshot is being taken', {
+    everyMs: 1,
+  });
+  await redis.flushall();
+  await second.logged('namespace_gone');
+  proxy.delay(0);
+  t.same(linesOf([second], 'journal_snapshot'), []);
+  t.match(await second.logged('journal_restored'), { schedules: 41, left_out: 0 });
+  await areReady([second]);
+  t.same([...(await schedulesOf(second)).keys()].sort(), ['last', ...ids].sort());
 });
 
 t.test('changes are forgotten once every node had its time to read them', { timeout: 120_000 }, async (t) => {

@@ -131,7 +131,7 @@ t.test('equal calendars are stored and computed once, and go with the last sched
   const ids = Array.from({ length: 3_000 }, (_, i) => `s${i}`);
   for (let from = 0; from < 3_000; from += 500)
     await deleteSchedules(store.redis, store.names, store.keys, EPOCH, ids.slice(from, from + 500));
-  t.same(await store.redis.keys('rb:*'), [store.names.meta, store.keys.counts].sort().reverse());
+  t.same((await store.redis.keys('rb:*')).sort(), [store.names.meta, store.keys.counts].sort());
 });
 
 t.test('a refill of a calendar that is gone leaves nothing of it', async (t) => {
@@ -193,7 +193,6 @@ t.test('an exclusion is passed over by intervals, whose grid stays', async (t) =
   const windows = { untilMs: base + MINUTE, values: [now - 5_000, base + 1, base + 5_000, base + 9_001] };
   await store.put({ id: 'a', every: 1_000, phase: 0, exclusion: windows });
   t.equal((await store.score('a'))?.atMs, base + 1_000, 'none from -5 s to 10.001 s');
-  await store.redis.zadd(store.keys.due, 'XX', base + 4_000, 'a');
   await store.redis.zadd(store.keys.due, 'XX', now - 2_000, 'a');
   const before = { ...windows, name: 'wider' };
   await store.put({ id: 'a', every: 1_000, phase: 0, exclusion: before });

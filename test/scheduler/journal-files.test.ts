@@ -243,11 +243,18 @@ t.test('an empty folder is no journal', async (t) => {
   t.equal(await readJournal(await openFolder(t)), null);
 });
 
-t.test('a journal that was begun after a restoration does not mix with the one before', async (t) => {
+t.test('a journal goes on over the restoration of what it holds, and does not mix with another one', async (t) => {
   const folder = await exampleJournal(t);
-  await writeFile(folder.segmentFile(2), [...opening([7, 7], { ...NAMESPACE, restores: 1 }), change(0, 8, 'put', 'c')]);
-  t.match(await readJournal(folder), { restores: 0, sequences: [7, 7] });
-  t.notOk((await stepsOf(folder)).includes('0 put c'));
+  const restored = { ...NAMESPACE, restores: 1 };
+  await writeFile(folder.segmentFile(2), [...opening([7, 7], restored), change(0, 8, 'put', 'c')]);
+  t.match(await readJournal(folder), { restores: 1, sequences: [8, 7] });
+  t.equal((await stepsOf(folder)).at(-1), '0 put c');
+  await writeFile(folder.segmentFile(3), [
+    ...opening([9, 7], { ...NAMESPACE, restores: 2 }),
+    change(0, 10, 'put', 'd'),
+  ]);
+  t.match(await readJournal(folder), { restores: 1, sequences: [8, 7] });
+  t.equal((await stepsOf(folder)).at(-1), '0 put c');
 });
 
 t.test('of a deleted namespace nothing is known but that', async (t) => {
