@@ -19,7 +19,7 @@
 --- @include "complete-run"
 local meta, due_key, unacked = KEYS[1], KEYS[2], KEYS[3]
 local epoch, wake_channel, shard, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local LOOK_AGAIN_MS = 60000
+local LOOK_AGAIN_MS, MAX_WORKERS = 60000, 1000
 
 local record = redis.call('HMGET', meta, 'epoch', 'journal')
 if record[1] ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
@@ -51,15 +51,24 @@ for i = 5, #ARGV, 3 do
   end
 end
 
--- A message whose run may only be a bundled worker's is in its queue, held, or parked: else it was purged.
+local function is_reserved(tag)
+  local namespace = string.match(due_key, '^(.*):{%d+}:due$')
+  for _, worker in ipairs(redis.call('ZRANGE', namespace .. ':workers', 0, MAX_WORKERS - 1)) do
+    if redis.call('SISMEMBER', namespace .. ':worker:' .. worker .. ':reserved', tag) == 1 then return true end
+  end
+  return false
+end
+
+-- A message whose run may only be a bundled worker's is in its queue, held, or parked: else it was purged. Any other has
+-- expired, also one that a dead Celery worker left in unacked; only a bundled worker may still run it, which knows no time limit.
 local function may_still_run(id, flight)
-  if redis.call('HEXISTS', unacked, flight.tag) == 1 then return true end
   local number = string.match(redis.call('HGET', key.definitions, id) or '', '^([^\31]*)')
   local template = number and redis.call('HGET', key.templates, number)
   local is_ours = template and string.match(template, '^[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31.w')
-  if not is_ours then return false end
+  local is_unacked = redis.call('HEXISTS', unacked, flight.tag) == 1
+  if not is_ours then return is_unacked and is_reserved(flight.tag) end
   local length = redis.pcall('LLEN', flight.list)
-  return redis.call('HEXISTS', key.parked, flight.task_id) == 1 or type(length) ~= 'number' or length > 0
+  return is_unacked or redis.call('HEXISTS', key.parked, flight.task_id) == 1 or type(length) ~= 'number' or length > 0
 end
 
 if limit > 0 then

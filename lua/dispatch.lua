@@ -149,7 +149,7 @@ end
 -- Keeps the run that overlaps the one in flight, the earliest of them; whether it did.
 local function buffer(plan, flight, due)
   local head, buffered, tail = match(flight, '^(.*\31)(%d*)(\31%d+)$')
-  if entry_template.journal ~= 'b' or buffered ~= '' then return false end
+  if not head or entry_template.journal ~= 'b' or buffered ~= '' then return false end
   plan.flights[entry_id] = head .. format('%.0f', due) .. tail
   append(plan.new_flights, entry_id, plan.flights[entry_id])
   return true
@@ -304,7 +304,7 @@ local function judge_missed(plan, due)
       return tonumber(time_at(times, first)), newest, first - from, due_next, newest
     end
   end
-  local oldest, newest, dropped, at, last = nil, nil, 0, due, nil
+  local oldest, newest, dropped, at, last = nil, nil, 0, due
   repeat
     if is_dropped(at) then
       dropped = dropped + 1
@@ -382,6 +382,17 @@ local function plan_due(plan, id, score, definition)
     is_held, due = due > timing.first, timing.first
   elseif kind == 'a' and score > due then
     is_held, due = true, tonumber(redis.call('HGET', plan.key.held, id) or due)
+  end
+
+  -- Most of what is due is plain and on time: the same as below, in fewer steps.
+  local template, late_by = entry_template, now - due
+  if timing.plain and template.plain_rules and not entry_finish and not is_held and late_by <= misfire_after and late_by < 2046
+    and (kind == 'e' or kind == 'o') and template.queue.length and template.queue.length < template.cap then
+    if not push_run(plan, due, 0, nil) then return false end
+    latenesses[late_by] = (latenesses[late_by] or 0) + 1
+    if kind == 'o' then finish_once(plan, late_by) end
+    move_on(plan, kind == 'e' and due + timing.first or nil, nil, late_by)
+    return true
   end
 
   local outcome, lateness, due_next, after
@@ -508,7 +519,10 @@ local function plan_backlog(plan, member, definition)
     due = tonumber(due)
     -- Whoever triggered it was told its task id: a timing that changed since does not change that.
     entry_seed = seed ~= '' and seed or own_seed
-    if kind == 'o' and entry_timing.is_paused then
+    if not due then
+      bury(plan, 'schedule', id, now, 'unreadable extra run', items[i])
+      outcome = 'dropped'
+    elseif kind == 'o' and entry_timing.is_paused then
       outcome = 'dropped'
     else
       outcome, lateness = deliver(plan, due, tonumber(run) or 0, kind)

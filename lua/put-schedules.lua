@@ -224,7 +224,7 @@ local function update(i, id, old, number, wanted, finish_text, rest)
     local due_next, after = due, nil
     if finish and due >= finish then
       due_next = nil
-    elseif options_of(text) ~= options_of(old_text) then
+    elseif string.match(text, ';x%d+') ~= string.match(old_text, ';x%d+') then
       local from = (due <= now or timing.kind == 'a') and due - 1 or math.max(now, last_due or 0)
       due_next, after = next_due(key, id, timing, finish, from)
     end

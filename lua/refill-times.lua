@@ -51,10 +51,9 @@ for i = 3, #ARGV, 4 do
     local step, first = is_exclusion and 2 or 1, is_exclusion and 2 or 1
     -- One from before is kept: with jitter its run may still come.
     local keep_from = math.max(position_after(times, oldest, first, step) - step - first + 1, 1)
-    local kept = string.sub(times, keep_from * WIDTH + 1)
-    if #kept / WIDTH <= MAX_TIMES then
-      store(number, string.sub(more, 1, WIDTH) .. kept .. string.sub(more, WIDTH + 1), refill_at)
-    end
+    -- Never too many: what was missed so long ago is passed over.
+    local kept = string.sub(times, math.max(keep_from, #times / WIDTH - MAX_TIMES) * WIDTH + 1)
+    store(number, string.sub(more, 1, WIDTH) .. kept .. string.sub(more, WIDTH + 1), refill_at)
   end
 end
 

@@ -6,8 +6,9 @@ import { residentBytes } from '../processes.ts';
 import type { Scenario } from '../scenario.ts';
 import { openStage, redisNowMs, usedMemory } from '../stage.ts';
 
-/** Time that is left for registering before the first is due: a fixed part and one for each, ms. */
-const LEAD_MS = { fixed: 5_000, perSchedule: 0.04 };
+/** This share is registered beforehand, to see how long all will take; so much more is left for them before the first is due. */
+const PROBE_SHARE = 0.05;
+const LEAD = { factor: 1.2, fixedMs: 3_000 };
 /** No schedule of the ledger has a second occurrence. */
 const NEVER_MS = Number.MAX_SAFE_INTEGER;
 const MIB = 2 ** 20;
@@ -32,13 +33,16 @@ export const oneShots: Scenario = {
       const nodes = await stage.startNodes(nodeCount);
       const consumer = await startConsumer(stage, { schedules, everyMs: NEVER_MS });
       const bytesBefore = await usedMemory(stage.redis);
-      const fromMs = Math.ceil((await redisNowMs(stage.redis)) + LEAD_MS.fixed + LEAD_MS.perSchedule * schedules);
+      const probe = { to: Math.ceil(schedules * PROBE_SHARE), schedule: '{"in":86400}' };
+      const { seconds: probeSec } = await register(nodes[0]!.api, loadLines(probe));
+      const leadMs = (probeSec / PROBE_SHARE) * 1_000 * LEAD.factor + LEAD.fixedMs;
+      const fromMs = Math.ceil((await redisNowMs(stage.redis)) + leadMs);
       const dueMs = (index: number) => fromMs + Math.floor((index / schedules) * seconds * 1_000);
       const at = (index: number) => `{"at":"${new Date(dueMs(index)).toISOString()}"}`;
       const registered = await register(nodes[0]!.api, loadLines({ to: schedules, schedule: at }));
       const bytes = ((await usedMemory(stage.redis)) - bytesBefore) / schedules;
       const nodeMib = Math.max(...nodes.map((node) => residentBytes(node.pid))) / MIB;
-      say(`registered ${registered.created} in ${registered.seconds.toFixed(1)} s, ${bytes.toFixed(1)} B each`);
+      say(`registered ${schedules} in ${registered.seconds.toFixed(1)} s, ${bytes.toFixed(1)} B each`);
 
       await consumer.open();
       const leftMs = fromMs - (await redisNowMs(stage.redis));

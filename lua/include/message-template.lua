@@ -26,6 +26,8 @@ local function parse_template(text, default_cap)
   local list, expires, journal = unescaped(fields[1]), fields[5], fields[6]
   local mode = string.sub(journal, 1, 1)
   return {
+    -- Neither expiry nor overlap needs to be looked at.
+    plain_rules = expires == '' and mode == 'a',
     list = list, pushes = pushes_of(list), queue = queue_of(unescaped(fields[2])), cap = tonumber(fields[3]) or default_cap,
     misfire = fields[4], expires_kind = string.sub(expires, 1, 1), expires = tonumber(string.sub(expires, 2)),
     -- How its runs are followed, nil when they are not, and how long a Celery worker may run one, ms (nil: none may).

@@ -3,10 +3,10 @@ local timings = {}
 local function timing_of(text)
   local timing = timings[text]
   if timing then return timing end
-  local flag, first, second, start, options = string.match(text, '^(%a)([^:]*):([^:]*):(%d*)(.*)$')
-  if not flag then return nil end
+  local flag, first, second, start, options = string.match(text, '^([aceoACEO])(%-?%d+):([^:]*):(%d*)(.*)$')
+  if not flag or string.lower(flag) == 'e' and not string.find(second, '^[sno]%d*$') then return nil end
   timing = {
-    kind = string.lower(flag), is_paused = flag ~= string.lower(flag), first = tonumber(first) or first, second = second,
+    kind = string.lower(flag), is_paused = flag ~= string.lower(flag), first = tonumber(first), second = second,
     start = tonumber(start), plain = options == '',
     max_runs = tonumber((string.match(options, ';r(%d+)'))), jitter = tonumber((string.match(options, ';j(%d+)'))),
     exclusion = string.match(options, ';x(%d+)'),

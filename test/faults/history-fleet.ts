@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
@@ -54,6 +57,7 @@ export class Fleet {
   readonly #workers: Spawned[] = [];
   readonly #suspended = new Set<number>();
   readonly #underWay = new Set<Promise<void>>();
+  readonly #folder: string;
   #isRedisUp = true;
   #nodes = 0;
 
@@ -62,6 +66,8 @@ export class Fleet {
     this.#chance = chance;
     this.server = server;
     this.#ledgerUrl = ledger.url;
+    this.#folder = mkdtempSync(join(tmpdir(), 'ringbeat-test-history-'));
+    t.teardown(() => rmSync(this.#folder, { recursive: true, force: true }));
     this.redis = patient(t, server);
     this.ledger = patient(t, ledger);
   }
@@ -171,25 +177,29 @@ export class Fleet {
     }
   }
 
-  /** Another beat node; the wall clock of every third is an hour off. */
+  /** Another beat node. Some keep a journal on disk, with which every change to a schedule is recorded in Redis as well. */
   async #addBeat(): Promise<void> {
-    const hours = FAKETIME === null ? 0 : [0, 1, -1][this.#nodes++ % 3]!;
-    const env = hours === 0 ? {} : faketime({ FAKETIME: `${hours > 0 ? '+' : ''}${hours}h` });
-    const beat = await persistently(() =>
-      spawnBeat(this.#t, this.server.url, ['--shards', String(SHARDS), '--log-level', 'debug'], { env }),
-    );
-    this.tell(`beat ${beat.pid} is there, ${hours} hours off`);
+    const clock = this.#anyClock();
+    const journal = this.#nodes++ % 3 === 0 ? ['--journal-dir', mkdtempSync(join(this.#folder, 'journal-'))] : [];
+    const args = ['--shards', String(SHARDS), ...journal];
+    const beat = await persistently(() => spawnBeat(this.#t, this.server.url, args, { env: clock.env }));
+    this.tell(`beat ${beat.pid} is there, ${clock.hours} hours off${journal.length > 0 ? ', with a journal' : ''}`);
     this.#beats.push(beat);
   }
 
   async #addWorker(): Promise<void> {
-    const worker = await persistently(() =>
-      spawnWorker(this.#t, this.server.url, ['--tasks', TASKS, '-Q', WORK, '-c', '50'], {
-        env: { RINGBEAT_TEST_LEDGER: this.#ledgerUrl },
-      }),
-    );
-    this.tell(`worker ${worker.pid} is there`);
+    const clock = this.#anyClock();
+    const env = { RINGBEAT_TEST_LEDGER: this.#ledgerUrl, ...clock.env };
+    const args = ['--tasks', TASKS, '-Q', WORK, '-c', '50'];
+    const worker = await persistently(() => spawnWorker(this.#t, this.server.url, args, { env }));
+    this.tell(`worker ${worker.pid} is there, ${clock.hours} hours off`);
     this.#workers.push(worker);
+  }
+
+  /** The wall clocks of some processes are an hour off. */
+  #anyClock(): { readonly hours: number; readonly env: Readonly<Record<string, string>> } {
+    const hours = FAKETIME === null ? 0 : this.#chance.pick([0, 0, 1, -1]);
+    return { hours, env: hours === 0 ? {} : faketime({ FAKETIME: `${hours > 0 ? '+' : ''}${hours}h` }) };
   }
 
   /** One that may be ended or suspended: the last of its kind that works is left alone. */

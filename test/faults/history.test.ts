@@ -174,7 +174,7 @@ function bySchedule(sent: readonly Sent[]): Map<string, Sent[]> {
 /** Keys that nobody should find once every schedule is gone. */
 async function unexpectedKeys({ redis }: Fleet): Promise<string[]> {
   const kept =
-    /^(rb:(meta|nodes|node-info)|rb:\{\d+\}:(counts|history|occurrences)|_kombu\.binding\..*|celery-task-meta-.*)$/;
+    /^(rb:(meta|nodes|node-info)|rb:\{\d+\}:(counts|history|occurrences|changes)|_kombu\.binding\..*|celery-task-meta-.*)$/;
   const left: string[] = [];
   for (const key of await redis.keys('*')) {
     // What a request answered is forgotten after ten minutes.

@@ -83,13 +83,13 @@ t.test(
     for (const id of ids) await put(beat, id, loop({ after: 0.2 }, 'hold'));
     const sleeper = await startWorker(t, stage);
     await until(async () => (await starts(redis)).length === ids.length, 'all run');
+    await noteLost(redis, sleeper);
     sleeper.kill('SIGSTOP');
     const other = await startWorker(t, stage);
     const taken = async () => (await starts(redis)).filter(({ pid }) => pid === other.pid);
     await until(async () => (await taken()).length === ids.length, 'the other worker has them all', BEYOND_LEASE);
     t.ok((await taken()).every(({ attempt }) => attempt === 2));
 
-    await noteLost(redis, sleeper);
     sleeper.kill('SIGCONT');
     const ended = async () => (await readLedger(redis)).filter((line): line is LedgerLine => line.is === 'end');
     await until(async () => (await ended()).length === ids.length, 'the first tasks have ended');

@@ -203,6 +203,18 @@ t.test('an exclusion is passed over by intervals, whose grid stays', async (t) =
   t.equal(await store.redis.exists(store.keys.times), 0);
 });
 
+t.test('an exclusion of other times leaves the next run as it was', async (t) => {
+  const store = await open();
+  await store.put({ id: 'a', every: 3_600_000 });
+  const score = await store.score('a');
+  const exclusion = { untilMs: null, values: [5, 6] };
+  t.same(await store.put({ id: 'a', every: 3_600_000, exclusion }), ['updated']);
+  t.same(await store.score('a'), score);
+  t.same(await store.put({ id: 'a', every: 3_600_000, exclusion }), ['unchanged']);
+  t.same(await store.put({ id: 'a', every: 3_600_000 }), ['updated']);
+  t.same(await store.score('a'), score);
+});
+
 t.test('what lies beyond what is known of an exclusion waits until it is', async (t) => {
   const store = await open();
   const now = await store.now();
@@ -214,6 +226,38 @@ t.test('what lies beyond what is known of an exclusion waits until it is', async
     earliestMs: next + 1_000,
   });
   t.equal((await store.score('a'))?.atMs, next + 1_000);
+});
+
+t.test('schedules whose next run is far off keep no other one waiting for its calendar', async (t) => {
+  const store = await open();
+  const { redis, names, keys } = store;
+  const now = await store.now();
+  const unknown = { untilMs: now - 1, values: [] };
+  for (const from of [0, 300]) {
+    const ids = Array.from({ length: 300 }, (_, i) => `far${from + i}`);
+    await store.put(
+      ...ids.map((id) => ({ id, every: 1e9, phase: (now - 1) % 1e9, exclusion: { ...unknown, name: 'far' } })),
+    );
+  }
+  await store.put({ id: 'near', every: 1_000, exclusion: { ...unknown, name: 'near' } });
+  const near = (await redis.hget(keys.definitions, 'near'))!.match(/;x(\d+)/)![1]!;
+  const known = (await redis.hget(keys.times, near))!.slice(0, 15);
+  const more = encodeTimes({ untilMs: now + MINUTE, values: [] });
+  const reply = await refillTimes(redis, names, keys, EPOCH, [
+    { number: near, readUntil: known, more, refillAtMs: 8e15 },
+  ]);
+  t.match(reply, { found: 1, waiting: 600 });
+  t.ok(await store.score('near'));
+});
+
+t.test('a calendar never grows without bound, however long ago something was due', async (t) => {
+  const store = await open();
+  const now = await store.now();
+  const values = Array.from({ length: 25_000 }, (_, i) => now - 60_000 + i);
+  await store.put({ id: 'a', calendar: { untilMs: now + 10, values } }, { id: 'old', at: 5 });
+  await refill(store, { untilMs: now + MINUTE, values: [now + 30_000] });
+  const times = decodeTimes((await store.redis.hget(store.keys.times, await onlyNumber(store)))!);
+  t.same([times.values.length, times.values.at(-1)], [20_001, now + 30_000]);
 });
 
 t.test('a one-shot that is excluded is completed without a run', async (t) => {

@@ -30,7 +30,23 @@ const UNREADABLE: readonly (readonly [string, string, (store: Store) => Promise<
     'unreadable definition or template',
     async (store) => {
       const definition = (await store.redis.hget(store.keys.definitions, 'bad'))!;
-      await store.redis.hset(store.keys.definitions, 'bad', definition.replace('\x1fe60000:', '\x1f60000:'));
+      await store.redis.hset(store.keys.definitions, 'bad', definition.replace('\x1fe60000:', '\x1fq60000:'));
+    },
+  ],
+  [
+    'whose timing has no interval',
+    'unreadable definition or template',
+    async (store) => {
+      const definition = (await store.redis.hget(store.keys.definitions, 'bad'))!;
+      await store.redis.hset(store.keys.definitions, 'bad', definition.replace('\x1fe60000:', '\x1fex:'));
+    },
+  ],
+  [
+    'whose grid is unknown',
+    'unreadable definition or template',
+    async (store) => {
+      const definition = (await store.redis.hget(store.keys.definitions, 'bad'))!;
+      await store.redis.hset(store.keys.definitions, 'bad', definition.replace(/\x1fe60000:\w+:/, '\x1fe60000:what:'));
     },
   ],
   [

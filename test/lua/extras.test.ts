@@ -224,6 +224,16 @@ t.test('extra runs of an unreadable schedule are a dead letter, with how many th
   t.equal(await store.redis.exists(store.keys.extra, backlogKey(store.keys, 'a')), 0);
 });
 
+t.test('an extra run that cannot be read is a dead letter, the others are sent', async (t) => {
+  const store = await open();
+  await store.put({ id: 'a', every: 3_600_000 });
+  await fill(store, [5, 6]);
+  await store.redis.lset(backlogKey(store.keys, 'a'), 0, 'nonsense');
+  t.match(await store.dispatch(), { sent: 1 });
+  t.match(await store.deadLetters(), [{ id: 'a', reason: 'unreadable extra run', data: 'nonsense' }]);
+  t.equal(await store.redis.exists(store.keys.extra, backlogKey(store.keys, 'a')), 0);
+});
+
 t.test('while memory is full nothing is triggered, and everything stays as it is', async (t) => {
   const store = await open();
   await store.put({ id: 'a', every: 3_600_000 });

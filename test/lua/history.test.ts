@@ -244,7 +244,7 @@ t.test(
         );
         assert.equal(await redis.exists(keys.deadLetters), 0);
       }),
-      { seed, numRuns: 150, endOnFailure: true },
+      { seed, numRuns: 60, endOnFailure: true },
     );
     t.pass('all histories hold');
   },

@@ -5,7 +5,9 @@ import type { DispatchRequest } from '../../lua/dispatch.ts';
 import { shardKeys } from '../../lua/keys.ts';
 import { readOccurrences } from '../../lua/occurrences.ts';
 import { putSchedules } from '../../lua/put-schedules.ts';
+import { refillTimes } from '../../lua/refill-times.ts';
 import { setEnabled } from '../../lua/set-enabled.ts';
+import { encodeTimes } from '../../lua/times.ts';
 import { until } from '../support/eventually.ts';
 import { brokenLaws } from './laws.ts';
 import { flightOf, runAll } from './runs.ts';
@@ -39,18 +41,24 @@ const CASES: readonly Case[] = [
   { title: 'latest beyond its grace sends none', misfire: { policy: 'latest', graceMs: 2_000 }, sent: [] },
 ];
 for (const { title, misfire, sent } of CASES) {
-  for (const kind of ['a calendar', 'a jittered interval'] as const) {
+  for (const kind of ['a calendar', 'a jittered calendar', 'a jittered interval'] as const) {
     t.test(`of missed runs of ${kind}, ${title}`, async (t) => {
       const store = await open();
       const now = await store.now();
       const dues = [now - 35_000, now - 25_000, now - 15_000, now - 5_000];
       const next = now + 5_000;
-      if (kind === 'a calendar') {
-        await store.put({ id: 'a', misfire, calendar: { untilMs: now + 60_000, values: [...dues, next] } });
+      // Jitter of under a ms moves nothing, but its times are told one by one.
+      const jitterMs = kind === 'a calendar' ? 0 : 1;
+      if (kind !== 'a jittered interval') {
+        await store.put({
+          id: 'a',
+          misfire,
+          jitterMs,
+          calendar: { untilMs: now + 60_000, values: [...dues, next, next + 10_000] },
+        });
         await store.redis.zadd(store.keys.due, dues[0]!, 'a');
       } else {
-        // Jitter of under a ms: the grid itself, but told step by step.
-        await store.putDue({ id: 'a', misfire, jitterMs: 1, dueMs: dues[0]! });
+        await store.putDue({ id: 'a', misfire, jitterMs, dueMs: dues[0]! });
       }
       t.same(
         await drain(store),
@@ -104,18 +112,44 @@ t.test(
   'more missed occurrences than one call looks at are judged by the next ones, and none is left out',
   async (t) => {
     const now = await (await open()).now();
-    const dues = Array.from({ length: 1_200 }, (_, i) => now - 60_000 + i * 10);
+    const dues = Array.from({ length: 700 }, (_, i) => now - 60_000 + i * 10);
     const calendar = { untilMs: null, values: dues };
     for (const policy of ['all', 'latest'] as const) {
-      const store = await open();
-      await store.put({ id: 'a', calendar, misfire: { policy, graceMs: null } });
-      await store.redis.zadd(store.keys.due, dues[0]!, 'a');
-      t.same(await drain(store), policy === 'all' ? dues : dues.slice(-1));
-      t.equal((await store.counts()).misfired ?? 0, policy === 'all' ? 0 : 1_199);
-      t.same(await brokenLaws(store.redis, 'rb', 1), []);
+      for (const jitterMs of [0, 1]) {
+        const store = await open();
+        const ids = ['a', 'b'];
+        await store.put(...ids.map((id) => ({ id, calendar, jitterMs, misfire: { policy, graceMs: null } })));
+        for (const id of ids) await store.redis.zadd(store.keys.due, dues[0]!, id);
+        await drain(store);
+        const queue = await store.queue();
+        for (const id of ids) {
+          const sent = queue.filter(({ schedule }) => schedule === id).map(({ due }) => due);
+          t.same(sent, policy === 'all' ? dues : dues.slice(-1));
+        }
+        t.equal((await store.counts()).misfired ?? 0, policy === 'all' ? 0 : 2 * 699);
+        t.same(await brokenLaws(store.redis, 'rb', 1), []);
+      }
     }
   },
 );
+
+t.test('a calendar that is not known up to now is judged in pieces, and still sends the latest', async (t) => {
+  const store = await open();
+  const now = await store.now();
+  const dues = Array.from({ length: 6 }, (_, i) => now - 60_000 + i * 10_000);
+  const known = { untilMs: dues[2]!, values: dues.slice(0, 3), refillAtMs: 1 };
+  await store.put({ id: 'a', calendar: known });
+  await store.redis.zadd(store.keys.due, dues[0]!, 'a');
+  t.same(await drain(store), []);
+  const { redis, names, keys } = store;
+  const [number = ''] = await redis.hkeys(keys.times);
+  const more = encodeTimes({ untilMs: now + 60_000, values: [...dues.slice(3), now + 30_000] });
+  const refill = { number, readUntil: encodeTimes(known).slice(0, 15), more, refillAtMs: 8e15 };
+  await refillTimes(redis, names, keys, EPOCH, [refill]);
+  t.same(await drain(store), [dues[5]]);
+  t.equal((await store.counts()).misfired, 5);
+  t.equal((await store.score('a'))?.atMs, now + 30_000);
+});
 
 t.test('from call to call missed runs go in due order over all shards', async (t) => {
   const store = await open();

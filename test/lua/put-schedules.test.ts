@@ -3,6 +3,7 @@ import { decodeDefinition, spreadOffsetMs } from '../../lua/definition.ts';
 import { deleteSchedules } from '../../lua/delete-schedules.ts';
 import { type PutOutcome, putSchedules } from '../../lua/put-schedules.ts';
 import { decodeScore } from '../../lua/score.ts';
+import { jittered } from '../../schedule/jitter.ts';
 import { EPOCH, entry, firstGridPoint, type ScheduleParts, type Store, storeFactory } from './store.ts';
 
 const open = await storeFactory(t);
@@ -139,6 +140,8 @@ const KEEPS: readonly (readonly [string, Partial<ScheduleParts>])[] = [
   ['headers', { headers: { a: 'b' } }],
   ['tags', { tags: ['t'] }],
   ['end, later than the next run', { endMs: 9e12 }],
+  ['overlap', { overlap: 'skip' }],
+  ['max_runs', { maxRuns: 5 }],
 ];
 for (const [title, change] of KEEPS) {
   for (const base of [{ phase: 'spread' }, { phase: 'now' }] as const) {
@@ -174,6 +177,23 @@ for (const [title, change] of RETIMES) {
     t.ok(bounds.includes(due), `${due} is ${bounds[0]}`);
   });
 }
+
+t.test('a new jitter makes a new grid of new ids, its first run later than both now and the last one', async (t) => {
+  const store = await open();
+  const dueMs = (await store.now()) - 5;
+  const parts = { id: 'a', every: 20_000, phase: dueMs % 20_000 };
+  await store.putDue({ ...parts, dueMs });
+  const { latenesses } = await store.dispatch();
+  const seed = async () => (await store.redis.hget(store.keys.definitions, 'a'))!.split('\x1f')[1];
+  const before = await seed();
+  t.same(await store.put({ ...parts, jitterMs: 15_000 }), ['updated']);
+  t.not(await seed(), before);
+  // The nominal time that was sent may, with its jitter, still lie ahead.
+  const dues = [dueMs, dueMs + 20_000].map((nominalMs) => jittered('a', nominalMs, 15_000));
+  const wanted = dues.find((due) => due > dueMs + 1_000);
+  t.equal((await store.score('a'))?.atMs, wanted);
+  t.equal(await store.redis.hget(store.keys.last, 'a'), `${dueMs}:${latenesses[0]?.[0]}`);
+});
 
 t.test('a new grid begins after the last due time that was sent, even where that lies ahead', async (t) => {
   const store = await open();

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { readLateness } from '../../lua/lateness.ts';
 import { sweepShard } from '../../lua/sweep-shard.ts';
+import { brokenLaws } from './laws.ts';
 import { EPOCH, fieldsOf, type Store, storeFactory } from './store.ts';
 
 const open = await storeFactory(t);
@@ -87,6 +88,24 @@ t.test('one that was scheduled again, or is gone, only leaves the list of the co
   t.ok(await store.score('again'));
   t.equal(await store.redis.hlen(store.keys.definitions), 1);
   t.same(Object.values(await store.redis.hgetall(store.keys.templateUses)), ['1']);
+});
+
+t.test('a completed one-shot that became something else is not removed', async (t) => {
+  for (const parts of [
+    { id: 'a', every: 1_000, enabled: false },
+    { id: 'a', at: 9e12, enabled: false },
+    { id: 'a', calendar: { untilMs: 5, values: [] } },
+    { id: 'a', after: 1_000, enabled: false },
+  ]) {
+    const store = await open();
+    await store.put({ id: 'a', at: 5 });
+    await store.dispatch();
+    await store.passes((await store.now()) + 1);
+    await store.put(parts);
+    await sweep(store, 0);
+    t.equal(await store.redis.hexists(store.keys.definitions, 'a'), 1, JSON.stringify(parts));
+    t.same(await brokenLaws(store.redis, 'rb', 1), []);
+  }
 });
 
 t.test('many are removed in bounded calls', async (t) => {

@@ -91,7 +91,8 @@ function refuseAfterFailure(cache: string): void {
 
 /**
  * The application that workers run and producers import. `ledger` records what it was called with, as JSON, in the
- * Redis list `ledger`: {id, args, kwargs, ringbeat, redelivered, at}.
+ * Redis list `ledger`: {id, args, kwargs, ringbeat, redelivered, at}. `echo` returns what it is given, noted in `echoed`;
+ * `span` notes in `spans` when it begins and when it ends: {is, id, pid, schedule, due, run, attempt}.
  */
 const APP = `
 import json, os, time
@@ -136,6 +137,24 @@ def ledger(self, *args, **kwargs):
         'redelivered': (self.request.delivery_info or {}).get('redelivered'),
         'at': time.time(),
     }))
+
+@app.task(name='echo')
+def echo(value):
+    connection.rpush('echoed', json.dumps(value))
+    return value
+
+@app.task(name='span', bind=True)
+def span(self, seconds):
+    header = self.request.__dict__.get('ringbeat')
+    def note(what):
+        connection.rpush('spans', json.dumps({'is': what, 'id': self.request.id, 'pid': os.getpid(), **header}))
+    note('start')
+    time.sleep(seconds)
+    note('end')
+
+@app.task(name='span_late', bind=True, acks_late=True)
+def span_late(self, seconds):
+    span.run.__func__(self, seconds)
 `;
 
 function pythonEnvironment(folder?: string): NodeJS.ProcessEnv {

@@ -140,10 +140,19 @@ t.test('a Redis that is full still lets runs be recovered', async (t) => {
   await store.redis.zadd('rb:workers', (await store.now()) - WORKER_LEASE_MS - 500, 'w1');
   await store.redis.config('SET', 'maxmemory', '1mb');
   try {
-    await restoreLostWorkers(store.redis, 'rb', await store.now()).catch(() => {});
+    // Only the total of what was recovered cannot be counted.
+    await t.rejects(restoreLostWorkers(store.redis, 'rb', await store.now()), { message: /OOM/ });
   } finally {
     await store.redis.config('SET', 'maxmemory', '0');
   }
   t.match(await flightOf(store, 'a'), { attempt: 2 });
   await holds(t, store);
+});
+
+t.test('nothing is brought back into a namespace that is gone', async (t) => {
+  const store = await open();
+  const first = await taken(store);
+  await store.redis.del(store.names.meta);
+  t.equal(await end(store, first), 0, 'its result is taken');
+  t.equal(await store.redis.exists(store.keys.due), 0);
 });
