@@ -15,6 +15,7 @@ export {
   type TaskContext,
   type TaskFunction,
   type TaskLogger,
+  type TaskLoop,
   type TaskOptions,
   task,
 } from './client/task.ts';

@@ -61,10 +61,8 @@ end
 
 -- A message whose run may only be a bundled worker's is in its queue, held, or parked: else it was purged. Any other has
 -- expired, also one that a dead Celery worker left in unacked; only a bundled worker may still run it, which knows no time limit.
-local function may_still_run(id, flight)
-  local number = string.match(redis.call('HGET', key.definitions, id) or '', '^([^\31]*)')
-  local template = number and redis.call('HGET', key.templates, number)
-  local is_ours = template and string.match(template, '^[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31.w')
+local function may_still_run(flight)
+  local is_ours = redis.call('HEXISTS', key.flights, flight.task_id) == 0
   local is_unacked = redis.call('HEXISTS', unacked, flight.tag) == 1
   if not is_ours then return is_unacked and is_reserved(flight.tag) end
   local length = redis.pcall('LLEN', flight.list)
@@ -78,7 +76,7 @@ if limit > 0 then
       redis.call('ZREM', key.deadlines, id)
     else
       local flight = journal_fields(text)
-      if may_still_run(id, flight) then
+      if may_still_run(flight) then
         redis.call('ZADD', key.deadlines, now + LOOK_AGAIN_MS, id)
       else
         complete(id, flight, 'lost', nil)

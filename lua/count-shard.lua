@@ -12,7 +12,7 @@ local overdue_after = tonumber(ARGV[1])
 local key = shard_keys(due)
 local before = string.format('(%.0f', redis_now() - overdue_after)
 -- A loop in flight, and a one-shot whose missed run waits, are due nowhere else.
-local elsewhere = #redis.call('ZDIFF', 3, key.deadlines, key.due, key.missed) + #redis.call('ZDIFF', 2, key.missed, key.due)
+local elsewhere = #redis.call('ZDIFF', 4, key.deadlines, key.due, key.missed, key.claims) + #redis.call('ZDIFF', 2, key.missed, key.due)
 local missed = redis.call('ZCARD', key.missed)
 return {
   redis.call('HLEN', key.definitions),

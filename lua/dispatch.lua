@@ -673,7 +673,7 @@ for at = 3, #KEYS do
   heads_of_extra[due] = head_of_extra
   if entries_left > missed_left and head_of_extra <= now - grace then
     -- A share of the call, so that neither extras nor schedules wait for all of the others.
-    local share = ceil((entries_left - missed_left) / 4)
+    local share = ceil((entries_left - missed_left) / 8)
     extras = redis.call('ZRANGEBYSCORE', key.extra, '-inf', now, 'LIMIT', 0, share)
     if #extras == share then more = 1 end
   end

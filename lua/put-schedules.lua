@@ -155,8 +155,11 @@ local function create(i, id, number, timing_text, finish_text, rest, carried)
   end
 end
 
-local function is_waiting(id)
-  return redis.call('ZSCORE', key.claims, id) or redis.call('ZSCORE', key.missed, id) or redis.call('HEXISTS', key.journal, id) == 1
+-- Whether the next run of a schedule that is not in `due` is somewhere else. Only of a loop is that the run in flight, and
+-- only of it and a one-shot a missed run: others have theirs beside.
+local function is_waiting(id, kind)
+  return redis.call('ZSCORE', key.claims, id) or (kind == 'a' or kind == 'o') and redis.call('ZSCORE', key.missed, id)
+    or kind == 'a' and redis.call('HEXISTS', key.journal, id) == 1
 end
 
 local function is_exhausted(id, timing)
@@ -175,7 +178,7 @@ local function update(i, id, old, number, wanted, finish_text, rest)
   local keeps_options = options_of(text) == options_of(old_text) and finish_text == old_finish
   local held = timing.kind == 'a' and keeps_grid and redis.call('HGET', key.held, id) or nil
   -- A schedule that waits nowhere went to the dead letters: putting it again repairs it.
-  local is_astray = enabled and was_enabled and not score and timing.kind ~= 'o' and not is_waiting(id)
+  local is_astray = enabled and was_enabled and not score and timing.kind ~= 'o' and not is_waiting(id, timing.kind)
     and not is_exhausted(id, timing) and first_due(key, id, timing, finish, now, now, held) ~= nil
   if text == old_text and number == old_number and finish_text == old_finish and rest == old_rest and not is_astray then
     outcomes[i] = 'n'
@@ -233,7 +236,7 @@ local function update(i, id, old, number, wanted, finish_text, rest)
       place(id, timing, true, due_next, after)
       append(unheld, id)
     end
-  elseif not (keeps_grid and was_enabled and is_waiting(id)) then
+  elseif not (keeps_grid and was_enabled and is_waiting(id, timing.kind)) then
     -- A new timing of phase `now` begins with this moment, any other goes on after it.
     local floor = math.max((not keeps_grid and string.find(text, '^e%d+:n')) and now - 1 or now, last_due or 0)
     tell(id, last_due, lateness)

@@ -2,7 +2,7 @@ import type { Redis } from 'ioredis';
 import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
 import { readMessage } from '../protocol/message-reader.ts';
 import { findLost } from './find-lost.ts';
-import { KOMBU, queueList, shardKeys, workerKeys } from './keys.ts';
+import { KOMBU, namespaceKeys, queueList, shardKeys, workerKeys } from './keys.ts';
 import { type LostRun, recoverRuns } from './recover-runs.ts';
 import { holderKeys, WORKER_DEAD_LETTERS } from './reserve.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
@@ -45,7 +45,9 @@ export async function restoreLostWorkers(
     restored += outcome.restored;
     deadLetters += outcome.deadLetters;
   }
-  if (restored > 0) await redis.hincrby(shardKeys(namespace, 0).counts, 'recovered', restored);
+  // Of a namespace that was deleted nothing must come back.
+  if (restored > 0 && (await redis.exists(namespaceKeys(namespace).meta)) === 1)
+    await redis.hincrby(shardKeys(namespace, 0).counts, 'recovered', restored);
   return { workers, restored, deadLetters };
 }
 

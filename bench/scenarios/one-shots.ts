@@ -41,7 +41,6 @@ export const oneShots: Scenario = {
       const at = (index: number) => `{"at":"${new Date(dueMs(index)).toISOString()}"}`;
       const registered = await register(nodes[0]!.api, loadLines({ to: schedules, schedule: at }));
       const bytes = ((await usedMemory(stage.redis)) - bytesBefore) / schedules;
-      const nodeMib = Math.max(...nodes.map((node) => residentBytes(node.pid))) / MIB;
       say(`registered ${schedules} in ${registered.seconds.toFixed(1)} s, ${bytes.toFixed(1)} B each`);
 
       await consumer.open();
@@ -49,6 +48,7 @@ export const oneShots: Scenario = {
       if (leftMs < 0) throw new Error('Registering took longer than the time left for it.');
       await sleep(leftMs);
       const window = await measureWindow(stage, { nodes, consumer }, seconds);
+      const nodeMib = Math.max(...nodes.map((node) => residentBytes(node.pid))) / MIB;
       const account = await consumer.close();
       const { misfired } = await readStats(nodes[0]!);
       const { seen, doubled, strange } = account.verdict;
