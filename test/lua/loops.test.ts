@@ -399,3 +399,18 @@ t.test('a Redis that is full still lets runs end', async (t) => {
     t.same(await brokenLaws(store.redis, 'rb', 1), []);
   }
 });
+
+t.test(
+  'a run that only a bundled worker may have taken is not given up on when its loop allows others since',
+  async (t) => {
+    const store = await open();
+    await store.put({ id: 'a', after: 10_000, worker: 'ringbeat' });
+    t.match(await store.dispatch(), { sent: 1 });
+    t.same(await store.put({ id: 'a', after: 10_000 }), ['updated']);
+    t.same(await endByDeadline(store, 'a'), { ended: 0, lost: 0 });
+    t.equal(await store.score('a'), null);
+    await runAll(store);
+    t.ok(await store.score('a'));
+    t.same(await brokenLaws(store.redis, 'rb', 1), []);
+  },
+);

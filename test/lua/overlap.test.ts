@@ -259,3 +259,30 @@ t.test('a triggered run waits for the one in flight, and regular ones wait for i
   await runAll(store);
   t.same(await brokenLaws(redis, 'rb', 1), []);
 });
+
+t.test(
+  'an end that is moved, or a larger max_runs, brings back what had come to its end while its run is in flight',
+  async (t) => {
+    for (const [before, after] of [
+      [{ maxRuns: 1 }, { maxRuns: 2 }],
+      [{ endMs: 1 }, { endMs: 4e12 }],
+    ] as const) {
+      const store = await open();
+      const due = (await store.now()) - 5;
+      await store.putDue({
+        id: 'a',
+        dueMs: due,
+        overlap: 'skip',
+        ...before,
+        ...('endMs' in before ? { endMs: due + 1 } : {}),
+      });
+      await store.dispatch();
+      t.same(await sentDues(store), [due]);
+      t.equal(await store.score('a'), null, 'it has no run to come');
+      t.same(await store.put({ id: 'a', phase: due % 10_000, overlap: 'skip', ...after }), ['updated']);
+      t.equal((await store.score('a'))?.atMs, due + 10_000);
+      await runAll(store);
+      t.same(await brokenLaws(store.redis, 'rb', 1), []);
+    }
+  },
+);
