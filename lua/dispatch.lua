@@ -356,10 +356,19 @@ local function move_on(plan, due_next, after, lateness)
   if due_next == false then append(plan.claims, format('%.0f', after), id) end
 end
 
+-- A last run as `last` tells it; many in a row are the same.
+local told_due, told_lateness, told_text
+local function last_text(due, lateness)
+  if due ~= told_due or lateness ~= told_lateness then
+    told_due, told_lateness, told_text = due, lateness, format('%.0f:%.0f', due, lateness)
+  end
+  return told_text
+end
+
 -- Notes that a one-shot has come to its end.
 local function finish_once(plan, lateness)
   append(plan.done, now_text .. (lateness and (fractions[lateness] or fraction_of(lateness)) or ''), entry_id)
-  if lateness and lateness >= 2046 then append(plan.told, entry_id, format('%.0f:%.0f', entry_timing.first, lateness)) end
+  if lateness and lateness >= 2046 then append(plan.told, entry_id, last_text(entry_timing.first, lateness)) end
 end
 
 -- Holds a one-shot or loop for which its queue has no room: due again soon, under its own due time.
@@ -427,10 +436,10 @@ local function plan_due(plan, id, score, definition)
   if kind ~= 'o' then
     -- The fraction of a score tells the last run of a plain interval schedule. Where it cannot, `last` does.
     if lateness and (lateness >= 2046 or not due_next or kind ~= 'e' or not timing.plain) then
-      append(plan.told, id, format('%.0f:%.0f', due, lateness))
+      append(plan.told, id, last_text(due, lateness))
     elseif not lateness and kind == 'e' and timing.plain then
       local last_due, last_lateness = last_run(plan.key, id, timing, score)
-      if last_due then append(plan.told, id, format('%.0f:%.0f', last_due, last_lateness)) end
+      if last_due then append(plan.told, id, last_text(last_due, last_lateness)) end
     end
   end
   move_on(plan, due_next, after, lateness)
@@ -474,7 +483,7 @@ local function plan_missed(plan, id, score, definition)
   local outcome, lateness
   if is_ruled_out(plan, due) then outcome = 'ended' else outcome, lateness = deliver(plan, due, 0) end
   if outcome == 'full' then return false end
-  if lateness then append(plan.told, id, format('%.0f:%.0f', due, lateness)) end
+  if lateness then append(plan.told, id, last_text(due, lateness)) end
   local due_next, ranges = nil, nil
   if outcome == 'waits' then
     hold(plan, due)
@@ -529,7 +538,7 @@ local function plan_backlog(plan, member, definition)
     end
     if outcome == 'full' or outcome == 'waits' then break end
     popped = popped + 1
-    if lateness and kind == 'o' then append(plan.told, id, format('%.0f:%.0f', due, lateness)) end
+    if lateness and kind == 'o' then append(plan.told, id, last_text(due, lateness)) end
     -- A loop that waits comes back when this run ends.
     if lateness and entry_timing.kind == 'a' and not entry_timing.is_paused then forget_next(plan, id) end
     if is_exhausted(plan, id) then plan.not_due[#plan.not_due + 1] = id end
@@ -645,17 +654,23 @@ local heads_of_extra = {} -- due key of a shard -> when its first extra is to be
 -- The oldest missed runs of these shards, as many as the bucket and this call have room for: by shard, id, score, ...
 local missed_by_shard, missed_left = {}, 0
 if next(shards_missing) then
-  local share, found = min(floor(tokens), missed_first and entries_left or ceil(entries_left / 4)), {}
+  local missing, due_now, found = {}, 0, {}
   for at = 3, #KEYS do
-    local key = shard_keys(KEYS[at])
-    if shards_missing[key.prefix] then
-      local members = share > 0 and redis.call('ZRANGE', key.missed, 0, share - 1, 'WITHSCORES') or NONE
-      for i = 1, #members, 2 do found[#found + 1] = { KEYS[at], members[i], members[i + 1] } end
-      if share > 0 and #members == 0 then no_longer_missing[key.prefix] = true end
-      missed_until = now + (recovery_rate > 0 and ceil(1000 / recovery_rate) or 0)
-    end
+    if shards_missing[shard_keys(KEYS[at]).prefix] then missing[#missing + 1] = KEYS[at] end
+    if not missed_first then due_now = due_now + redis.call('ZCOUNT', KEYS[at], '-inf', now) end
   end
-  table.sort(found, function(one, other) return tonumber(one[3]) < tonumber(other[3]) end)
+  -- At least a quarter of the call; what is due now has the rest of it.
+  local share = min(floor(tokens), entries_left - min(due_now, floor(entries_left * 3 / 4)))
+  -- From each shard somewhat more than its part: which of them are the oldest is seen then.
+  local per_shard = ceil(2 * share / max(#missing, 1))
+  for _, due_key in ipairs(missing) do
+    local key = shard_keys(due_key)
+    local members = share > 0 and redis.call('ZRANGE', key.missed, 0, per_shard - 1, 'WITHSCORES') or NONE
+    for i = 1, #members, 2 do found[#found + 1] = { due_key, members[i], tonumber(members[i + 1]) } end
+    if share > 0 and #members == 0 then no_longer_missing[key.prefix] = true end
+    missed_until = now + (recovery_rate > 0 and ceil(1000 / recovery_rate) or 0)
+  end
+  table.sort(found, function(one, other) return one[3] < other[3] end)
   missed_left = max(min(share, #found), 0)
   tokens = tokens - missed_left
   for i = 1, missed_left do

@@ -1,16 +1,11 @@
-import {
-  Body,
-  Equator,
-  Horizon,
-  HourAngle,
-  MakeTime,
-  Observer,
-  SearchAltitude,
-  SearchHourAngle,
-  SearchRiseSet,
-} from 'astronomy-engine';
+import { createRequire } from 'node:module';
+import type * as Astronomy from 'astronomy-engine';
 import type { Calendar } from './calendar.ts';
 import { LAST_INSTANT_MS } from './instant.ts';
+
+// Its ES module is not marked as one, which not every loader finds out by itself.
+const { Body, Equator, Horizon, HourAngle, MakeTime, Observer, SearchAltitude, SearchHourAngle, SearchRiseSet } =
+  createRequire(import.meta.url)('astronomy-engine') as typeof Astronomy;
 
 /** Celery's solar events (celery/schedules.py, solar). */
 export const SOLAR_EVENTS = [
@@ -78,7 +73,7 @@ const SUN_RADIUS = 695_700 / 149_597_870.7;
 const RISING = 1;
 const SETTING = -1;
 
-function eventSearch(event: SolarEvent, observer: Observer): EventSearch {
+function eventSearch(event: SolarEvent, observer: Astronomy.Observer): EventSearch {
   switch (event) {
     case 'solar_noon':
       return noonSearch(observer);
@@ -102,14 +97,14 @@ function eventSearch(event: SolarEvent, observer: Observer): EventSearch {
 }
 
 /** The sun stands in the meridian; the hour angle counts from there, 24 to a turn. */
-function noonSearch(observer: Observer): EventSearch {
+function noonSearch(observer: Astronomy.Observer): EventSearch {
   return {
     next: (fromMs) => SearchHourAngle(Body.Sun, observer, 0, new Date(fromMs), 1).time.date.getTime(),
     isPast: (atMs) => HourAngle(Body.Sun, new Date(atMs), observer) < 12,
   };
 }
 
-function edgeSearch(observer: Observer, direction: number): EventSearch {
+function edgeSearch(observer: Astronomy.Observer, direction: number): EventSearch {
   return {
     next: (fromMs) => SearchRiseSet(Body.Sun, observer, direction, new Date(fromMs), 1)?.date.getTime() ?? null,
     isPast(atMs) {
@@ -120,7 +115,7 @@ function edgeSearch(observer: Observer, direction: number): EventSearch {
   };
 }
 
-function twilightSearch(observer: Observer, direction: number, altitude: number): EventSearch {
+function twilightSearch(observer: Astronomy.Observer, direction: number, altitude: number): EventSearch {
   return {
     next: (fromMs) =>
       SearchAltitude(Body.Sun, observer, direction, new Date(fromMs), 1, altitude)?.date.getTime() ?? null,
@@ -129,7 +124,7 @@ function twilightSearch(observer: Observer, direction: number, altitude: number)
 }
 
 /** Altitude of the sun's centre, degrees, without refraction; its distance in astronomical units. */
-function sunAt(observer: Observer, atMs: number): { readonly altitude: number; readonly distance: number } {
+function sunAt(observer: Astronomy.Observer, atMs: number): { readonly altitude: number; readonly distance: number } {
   const time = MakeTime(new Date(atMs));
   const { ra, dec, dist } = Equator(Body.Sun, time, observer, true, true);
   return { altitude: Horizon(time, observer, ra, dec).altitude, distance: dist };

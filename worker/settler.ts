@@ -6,6 +6,9 @@ import type { Lane } from './lane.ts';
 const MAX_BATCH = 500;
 const MAX_BYTES = 1_048_576;
 
+/** A settlement that ends a run in flight takes as much of Redis as so many others. */
+const RUN_COST = 4;
+
 export interface SettlerOptions {
   readonly redis: Redis;
   readonly namespace: string;
@@ -47,10 +50,12 @@ export class Settler {
 
   #take(): Settlement[] {
     let bytes = 0;
+    let cost = 0;
     let count = 0;
-    for (const { result } of this.#waiting) {
+    for (const { result, run } of this.#waiting) {
       bytes += result === null ? 0 : result.record.length;
-      if (count === MAX_BATCH || (count > 0 && bytes > MAX_BYTES)) break;
+      cost += run === null ? 1 : RUN_COST;
+      if (count > 0 && (cost > MAX_BATCH || bytes > MAX_BYTES)) break;
       count += 1;
     }
     if (count < this.#waiting.length) return this.#waiting.splice(0, count);

@@ -6,7 +6,7 @@ import { loadLines, register } from '../load.ts';
 import { median } from '../median.ts';
 import { queueFull } from '../one-instant.ts';
 import type { Node } from '../processes.ts';
-import type { Parameters, Scenario } from '../scenario.ts';
+import type { Measurement, Parameters, Scenario } from '../scenario.ts';
 import { openStage, QUEUE, redisNowMs, type Stage, type StageOptions } from '../stage.ts';
 
 /** What is dispatched with a journal should be at least this of what is without. */
@@ -54,7 +54,11 @@ interface Side {
   readonly consumer: Consumer;
 }
 
-async function openSide({ schedules, every, nodes: count }: Parameters, aof: boolean, options: StageOptions = {}) {
+async function openSide(
+  { schedules, every, nodes: count }: Parameters,
+  aof: boolean,
+  options: StageOptions = {},
+): Promise<Side> {
   const nodeArgs = (stage: Stage) => [...MISFIRE_THRESHOLD, ...(options.nodeArgs?.(stage) ?? [])];
   const stage = await openStage(aof, { nodeArgs });
   try {
@@ -67,7 +71,12 @@ async function openSide({ schedules, every, nodes: count }: Parameters, aof: boo
   }
 }
 
-async function compare(plain: Side, journal: Side, parameters: Parameters, say: (line: string) => void) {
+async function compare(
+  plain: Side,
+  journal: Side,
+  parameters: Parameters,
+  say: (line: string) => void,
+): Promise<Measurement> {
   const { schedules, every, seconds } = parameters;
   const sides = [plain, journal];
   for (const side of sides) await put(side, schedules, `{"every":${every}}`);

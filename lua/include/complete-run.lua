@@ -11,7 +11,7 @@ end
 -- How long a loop waits for its next run after this outcome, ms.
 local function delay_of(key, id, timing, outcome, wish)
   if outcome == 'success' then
-    redis.call('HDEL', key.failures, id)
+    if timing.second ~= '' then redis.call('HDEL', key.failures, id) end
     return wish or timing.first
   end
   local delay, longest = string.match(timing.second, '^(%d+)%-(%d+)$')
@@ -56,7 +56,7 @@ local function complete_run(key, id, flight, now, outcome, wish)
     redis.call('HSET', key.held, id, string.format('%.0f', wanted))
     return soonest
   end
-  redis.call('HDEL', key.held, id)
+  if held then redis.call('HDEL', key.held, id) end
   local due, after = next_due(key, id, timing, tonumber(finish), wanted - 1)
   if due then redis.call('ZADD', key.due, due, id) end
   if due == false then redis.call('ZADD', key.claims, after, id) end

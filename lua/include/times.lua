@@ -25,12 +25,19 @@ local function position_after(times, at, first, step)
   return first + low * step
 end
 
--- A calendar's first occurrence later than `at`, ms; nil when there is none, false when it is not known yet.
+-- A calendar's first occurrence later than `at`, ms; nil when there is none, false when it is not known yet. Many schedules
+-- in a row ask the same.
+local asked_times, asked_at, answer
 local function occurrence_after(times, at)
+  if times == asked_times and at == asked_at then return answer end
   local found = time_at(times, position_after(times, at, 1, 1))
-  if found ~= '' then return tonumber(found) end
-  if time_at(times, 0) == SERIES_END then return nil end
-  return false
+  asked_times, asked_at, answer = times, at, nil
+  if found ~= '' then
+    answer = tonumber(found)
+  elseif time_at(times, 0) ~= SERIES_END then
+    answer = false
+  end
+  return answer
 end
 
 -- A calendar's last occurrence that is not later than `at`, ms; nil when none is known.

@@ -162,7 +162,7 @@ t.test('from call to call missed runs go in due order over all shards', async (t
   }
   // All are found to be missed first.
   await store.dispatch({ ...OUTAGE, shards: all });
-  const dues = await drain(store, { ...OUTAGE, shards: all, limit: 4 });
+  const dues = await drain(store, { ...OUTAGE, shards: all, limit: 1 });
   t.equal(dues.length, 12);
   t.same(
     dues,
@@ -211,7 +211,7 @@ t.test('several nodes together send no more missed runs than the rate allows', a
     Array.from({ length: sent }, (_, i) => i - 60_000),
     'the oldest first',
   );
-  t.match(await store.dispatch({ ...OUTAGE, limit: 1_000 }), { sent: 250 }, 'without a rate as fast as it goes');
+  t.match(await store.dispatch({ ...OUTAGE, limit: 1_000 }), { sent: 400 - sent }, 'without a rate as fast as it goes');
 });
 
 t.test('missed runs that come one by one are held to the rate as well', async (t) => {
