@@ -66,7 +66,7 @@ export function namespaceCommand(): Command {
       const changes = Object.entries(given).flatMap(([key, value]) =>
         value === null ? [] : [[SETTINGS[key as keyof typeof SETTINGS], String(value)] as const],
       );
-      if (changes.length === 0) set.error('error: give at least one setting to change; see --help');
+      if (changes.length === 0) set.error(`error: give at least one of ${settingFlags()}`);
       await setSettings(redis, names, namespace.epoch, changes);
       print((await readNamespace(redis, names, namespace.name)) ?? namespace);
     }),
@@ -90,6 +90,11 @@ export function namespaceCommand(): Command {
     .addCommand(show)
     .addCommand(set)
     .addCommand(remove);
+}
+
+function settingFlags(): string {
+  const names = Object.keys(SET_OPTIONS).filter((name) => !(name in CONNECTION_OPTIONS));
+  return names.map((name) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`).join(', ');
 }
 
 async function withNamespace(

@@ -202,7 +202,15 @@ t.test("Python's bare NaN and infinities are numbers", (t) => {
 
 t.test("the ringbeat header is the message's occurrence", (t) => {
   const header = { schedule: 'tenant/1', due: 1_900_000_000_000, run: 0, attempt: 0 };
-  t.same(readMessage(changed({ headers: { ringbeat: header } })).schedule, header);
+  t.same(readMessage(changed({ headers: { ringbeat: header } })).schedule, { ...header, journal: null });
+  for (const [journal, read] of [
+    ['rb:{3}:', 'rb:{3}:'],
+    ['rb:3:', null],
+    [7, null],
+  ]) {
+    const followed = { ...header, journal };
+    t.same(readMessage(changed({ headers: { ringbeat: followed } })).schedule, { ...header, journal: read });
+  }
   t.equal(readMessage(changed({ headers: { ringbeat: 'x' } })).schedule, null);
   t.end();
 });
