@@ -1,6 +1,6 @@
 import t from 'tap';
 import { acknowledge } from '../../lua/acknowledge.ts';
-import { queueList, shardKeys, workerKeys } from '../../lua/keys.ts';
+import { namespaceKeys, queueList, shardKeys, workerKeys } from '../../lua/keys.ts';
 import { reserve } from '../../lua/reserve.ts';
 import {
   redelivery,
@@ -31,6 +31,8 @@ async function silentFor(workerId: string, ms: number) {
 }
 
 t.test('a dead worker is forgotten and its messages are the next to be taken, flagged as redelivered', async (t) => {
+  const names = namespaceKeys('rb');
+  await redis.hset(names.meta, 'epoch', 'epoch-1');
   await send(redis, { tag: 'a' }, { tag: 'b', priority: 6 }, { tag: 'c' });
   await takeAll('dead');
   await acknowledge(redis, 'rb', { workerId: 'dead', counter: 1, tags: ['c'] });
@@ -38,7 +40,7 @@ t.test('a dead worker is forgotten and its messages are the next to be taken, fl
   await silentFor('dead', WORKER_LEASE_MS + 500);
   t.same(await restoreLostWorkers(redis, 'rb', Date.now()), { workers: ['dead'], restored: 2, deadLetters: 0 });
   t.same(await whereabouts(redis, 'celery', queueList('celery', 6)), { queued: 3, unacked: 0, index: 0, dead: 0 });
-  t.same(await redis.keys('rb:*'), [shardKeys('rb', 0).counts]);
+  t.same((await redis.keys('rb:*')).sort(), [names.meta, shardKeys('rb', 0).counts]);
   t.equal(await redis.hget(shardKeys('rb', 0).counts, 'recovered'), '2');
   const message = JSON.parse((await redis.rpop('celery')) ?? '');
   t.equal(message.properties.delivery_tag, 'a');
@@ -153,4 +155,12 @@ t.test('a restored envelope differs only in its flags', (t) => {
   original.properties.delivery_info.redelivered = true;
   t.same(restored, original);
   t.end();
+});
+
+t.test('of a namespace that is gone nothing comes back when the messages of its dead worker do', async (t) => {
+  await send(redis, { tag: 'a' });
+  await takeAll('w1');
+  await silentFor('w1', WORKER_LEASE_MS + 1_000);
+  t.match(await restoreLostWorkers(redis, 'rb', await redisNow(redis)), { workers: ['w1'], restored: 1 });
+  t.same(await redis.keys('rb:*'), []);
 });
