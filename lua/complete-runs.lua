@@ -28,28 +28,38 @@ local key = shard_keys(due_key)
 local now = redis_now()
 -- Redis refuses a script that grows memory only at its first write: runs must be able to end when it is full.
 redis.call('ZREM', key.deadlines, '')
-local ended, lost, earliest, changes = 0, 0, math.huge, {}
+local ended, lost, earliest = 0, 0, math.huge
 
-local function complete(id, flight, outcome, wish)
-  local due = complete_run(key, id, flight, now, outcome, wish)
+-- The runs that these results are of, and those whose deadline has passed.
+local results, ids, tasks, strays = {}, {}, {}, {}
+for i = 5, #ARGV, 3 do tasks[#tasks + 1] = ARGV[i] end
+local schedules = #tasks > 0 and redis.call('HMGET', key.flights, unpack(tasks)) or {}
+for i, task_id in ipairs(tasks) do
+  local at = 5 + 3 * (i - 1)
+  if schedules[i] then
+    results[#results + 1] = { id = schedules[i], task_id = task_id, outcome = ARGV[at + 1], wish = ARGV[at + 2] }
+    ids[#ids + 1] = schedules[i]
+  end
+end
+local overdue = limit > 0 and redis.call('ZRANGEBYSCORE', key.deadlines, '-inf', now, 'LIMIT', 0, limit) or {}
+for _, id in ipairs(overdue) do ids[#ids + 1] = id end
+local endings = open_endings(key, ids)
+
+local function complete(id, outcome, wish)
+  local due = complete_run(endings, id, now, outcome, wish)
   if due then earliest = math.min(earliest, due) end
-  if record[2] == '1' then
-    changes[#changes + 1], changes[#changes + 2] = 'state', state_of(key, id)
-  end
 end
 
-for i = 5, #ARGV, 3 do
-  local task_id, outcome, wish = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local id = redis.call('HGET', key.flights, task_id)
-  local flight = id and redis.call('HGET', key.journal, id)
-  flight = flight and journal_fields(flight)
-  if flight and flight.task_id == task_id then
-    complete(id, flight, outcome, wish ~= '' and wish or nil)
+for _, result in ipairs(results) do
+  local flight = endings.flights[result.id]
+  if flight and flight.task_id == result.task_id then
+    complete(result.id, result.outcome, result.wish ~= '' and result.wish or nil)
     ended = ended + 1
-  elseif id then
-    redis.call('HDEL', key.flights, task_id)
+  else
+    strays[#strays + 1] = result.task_id
   end
 end
+if #strays > 0 then redis.call('HDEL', key.flights, unpack(strays)) end
 
 local function is_reserved(tag)
   local namespace = string.match(due_key, '^(.*):{%d+}:due$')
@@ -69,23 +79,23 @@ local function may_still_run(flight)
   return is_unacked or redis.call('HEXISTS', key.parked, flight.task_id) == 1 or type(length) ~= 'number' or length > 0
 end
 
-if limit > 0 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key.deadlines, '-inf', now, 'LIMIT', 0, limit)) do
-    local text = redis.call('HGET', key.journal, id)
-    if not text then
-      redis.call('ZREM', key.deadlines, id)
-    else
-      local flight = journal_fields(text)
-      if may_still_run(flight) then
-        redis.call('ZADD', key.deadlines, now + LOOK_AGAIN_MS, id)
-      else
-        complete(id, flight, 'lost', nil)
-        lost = lost + 1
-      end
-    end
+for _, id in ipairs(overdue) do
+  local flight = endings.flights[id]
+  if not flight then
+    redis.call('ZREM', key.deadlines, id)
+  elseif may_still_run(flight) then
+    redis.call('ZADD', key.deadlines, now + LOOK_AGAIN_MS, id)
+  else
+    complete(id, 'lost', nil)
+    lost = lost + 1
   end
 end
+write_endings(endings)
 if lost > 0 then redis.call('HINCRBY', key.counts, 'lost', lost) end
-record_changes(key, epoch, changes)
+if record[2] == '1' then
+  local changes = {}
+  for _, id in ipairs(endings.ended) do changes[#changes + 1], changes[#changes + 2] = 'state', state_of(key, id) end
+  record_changes(key, epoch, changes)
+end
 if earliest < now + 1000 then redis.call('PUBLISH', wake_channel, shard .. ':' .. string.format('%.0f', earliest)) end
 return { ended, lost }

@@ -35,8 +35,8 @@ for at = first_run, #ARGV, 7 do
   local key = shard_keys(due_key)
   local namespace, shard = string.match(due_key, '^(.*):{(%d+)}:due$')
   local meta = redis.call('HMGET', namespace .. ':meta', 'epoch', 'journal')
-  local flight = meta[1] and redis.call('HGET', key.journal, id)
-  flight = flight and journal_fields(flight)
+  local endings = open_endings(key, meta[1] and { id } or {})
+  local flight = endings.flights[id]
   if not flight or flight.tag ~= tag then
     reply[#reply + 1] = (at - first_run) / 7 + 1
   elseif redis.call('HEXISTS', unacked, tag) == 1 and (redis.call('ZSCORE', index, tag) or '') == score then
@@ -47,7 +47,8 @@ for at = first_run, #ARGV, 7 do
     if attempt > attempts then
       redis.call('XADD', dead_letters, 'MAXLEN', '~', dead_limit, '*', 'queue', list,
         'reason', 'its worker died in each of ' .. attempts .. ' attempts', 'message', envelope)
-      due = complete_run(key, id, flight, now_ms, 'failure', nil)
+      due = complete_run(endings, id, now_ms, 'failure', nil)
+      write_endings(endings)
       reply[3] = reply[3] + 1
     else
       -- The second attempt follows at once: nothing says that it was this run that killed its worker.

@@ -41,38 +41,32 @@ if #KEYS >= first_result then
   for position, record in ipairs(redis.call('MGET', unpack(keys))) do final[keys[position]] = is_success(record) end
 end
 
+-- Which of the messages that are to be acknowledged now are still held, and what those are that are kept as dead letters.
+local tags, dead, is_held, held = {}, {}, {}, {}
+for position = first_entry, #ARGV, 5 do
+  local tag, mode = ARGV[position], ARGV[position + 1]
+  if mode ~= 'acked' then tags[#tags + 1] = tag end
+  if mode == 'dead' then dead[tag] = redis.call('HGET', unacked, tag) end
+end
+if #tags > 0 then
+  for i, is_reserved in ipairs(redis.call('SMISMEMBER', reserved, unpack(tags))) do
+    local tag = tags[i]
+    if is_reserved == 1 and not is_held[tag] and redis.call('HEXISTS', unacked, tag) == 1 then
+      is_held[tag] = true
+      held[#held + 1] = tag
+    end
+  end
+end
+
 -- Freeing first keeps a Redis that is out of memory drainable: it refuses a script only at its first write.
 redis.call('HDEL', state, 'settled')
-
--- By shard: its keys, what its namespace says, the changes to be recorded, and when something is due soonest.
-local shards = {}
-local function shard_of(prefix)
-  if not shards[prefix] then
-    local namespace, number = string.match(prefix, '^(.*):{(%d+)}:$')
-    local meta = redis.call('HMGET', namespace .. ':meta', 'epoch', 'journal')
-    shards[prefix] = {
-      key = shard_keys(prefix .. 'due'), number = number, wake = namespace .. ':wake', epoch = meta[1], is_journaled = meta[2] == '1',
-      changes = {}, earliest = math.huge,
-    }
-  end
-  return shards[prefix]
+if #tags > 0 then redis.call('SREM', reserved, unpack(tags)) end
+if #held > 0 then
+  redis.call('HDEL', unacked, unpack(held))
+  redis.call('ZREM', index, unpack(held))
 end
 
--- Ends a run in flight, if this message is its present attempt. Nothing is brought back into a namespace that is gone.
-local function end_run(tag, run)
-  local prefix, outcome, wish, id = string.match(run, '^([^\31]*)\31([^\31]*)\31([^\31]*)\31(.*)$')
-  local shard = shard_of(prefix)
-  local flight = shard.epoch and redis.call('HGET', shard.key.journal, id)
-  flight = flight and journal_fields(flight)
-  if not flight or flight.tag ~= tag then return end
-  local due = complete_run(shard.key, id, flight, now_ms, outcome, wish ~= '' and wish or nil)
-  if due then shard.earliest = math.min(shard.earliest, due) end
-  if shard.is_journaled then
-    local changes = shard.changes
-    changes[#changes + 1], changes[#changes + 2] = 'state', state_of(shard.key, id)
-  end
-end
-
+local runs = {} -- prefix of a shard's keys -> the runs of it that may end
 local next_result = first_result
 for position = first_entry, #ARGV, 5 do
   local tag, mode, record, letter, run =
@@ -82,16 +76,12 @@ for position = first_entry, #ARGV, 5 do
     key = KEYS[next_result]
     next_result = next_result + 1
   end
-  local acts = mode == 'acked'
-  if not acts and redis.call('SREM', reserved, tag) == 1 then
-    local value = mode == 'dead' and redis.call('HGET', unacked, tag)
-    acts = redis.call('HDEL', unacked, tag) == 1
-    if acts then redis.call('ZREM', index, tag) end
-    if value then
-      local queue, reason = string.match(letter, '^([^\n]*)\n(.*)$')
-      redis.call('XADD', dead_letters, 'MAXLEN', '~', dead_limit, '*', 'queue', queue, 'reason', reason,
-        'message', string.match(value, '^%[(.*), "[^"]*", "[^"]*"%]$') or value)
-    end
+  local acts = mode == 'acked' or is_held[tag]
+  is_held[tag] = nil
+  if acts and mode == 'dead' then
+    local queue, reason = string.match(letter, '^([^\n]*)\n(.*)$')
+    redis.call('XADD', dead_letters, 'MAXLEN', '~', dead_limit, '*', 'queue', queue, 'reason', reason,
+      'message', string.match(dead[tag], '^%[(.*), "[^"]*", "[^"]*"%]$') or dead[tag])
   end
   if not acts then
     reply[2] = reply[2] + 1
@@ -104,13 +94,36 @@ for position = first_entry, #ARGV, 5 do
     redis.call('PUBLISH', key, record)
     final[key] = is_success(record)
   end
-  if acts and run ~= '' then end_run(tag, run) end
-end
-for _, shard in pairs(shards) do
-  record_changes(shard.key, shard.epoch, shard.changes)
-  if shard.earliest < now_ms + 1000 then
-    redis.call('PUBLISH', shard.wake, shard.number .. ':' .. string.format('%.0f', shard.earliest))
+  if acts and run ~= '' then
+    local prefix, outcome, wish, id = string.match(run, '^([^\31]*)\31([^\31]*)\31([^\31]*)\31(.*)$')
+    runs[prefix] = runs[prefix] or {}
+    table.insert(runs[prefix], { id = id, tag = tag, outcome = outcome, wish = wish ~= '' and wish or nil })
   end
 end
+
+-- Ends the runs of a shard whose present attempts these messages are. Nothing is brought back into a namespace that is gone.
+local function end_runs(prefix, ended)
+  local namespace, shard = string.match(prefix, '^(.*):{(%d+)}:$')
+  local meta = redis.call('HMGET', namespace .. ':meta', 'epoch', 'journal')
+  if not meta[1] then return end
+  local key, ids, earliest = shard_keys(prefix .. 'due'), {}, math.huge
+  for i, run in ipairs(ended) do ids[i] = run.id end
+  local endings = open_endings(key, ids)
+  for _, run in ipairs(ended) do
+    local flight = endings.flights[run.id]
+    local due = flight and flight.tag == run.tag and complete_run(endings, run.id, now_ms, run.outcome, run.wish)
+    if due then earliest = math.min(earliest, due) end
+  end
+  write_endings(endings)
+  if meta[2] == '1' then
+    local changes = {}
+    for _, id in ipairs(endings.ended) do changes[#changes + 1], changes[#changes + 2] = 'state', state_of(key, id) end
+    record_changes(key, meta[1], changes)
+  end
+  if earliest < now_ms + 1000 then
+    redis.call('PUBLISH', namespace .. ':wake', shard .. ':' .. string.format('%.0f', earliest))
+  end
+end
+for prefix, ended in pairs(runs) do end_runs(prefix, ended) end
 redis.call('HSET', state, 'settled', counter)
 return reply

@@ -83,6 +83,19 @@ t.test('each trigger is a run of its own, with a number that was never given out
   t.equal((await store.counts()).runs, 3);
 });
 
+t.test(
+  'a triggered run has the task id that was answered, also when its timing changed before it was sent',
+  async (t) => {
+    const store = await open();
+    await store.put({ id: 'a', every: 3_600_000 });
+    const outcome = await fire(store, 'r1');
+    await store.put({ id: 'a', every: 7_200_000 });
+    t.match(await store.dispatch(), { sent: 1 });
+    const [message] = await store.queue();
+    t.same(outcome, { taskId: message?.id });
+  },
+);
+
 t.test('what does not exist cannot be triggered or backfilled', async (t) => {
   const store = await open();
   const before = await store.snapshot();
@@ -165,7 +178,8 @@ t.test('with an overlap rule backfilled runs go one after the other', async (t) 
 
 t.test('at the queue cap extra runs are held, with id and due time unchanged', async (t) => {
   const store = await open();
-  await store.put({ id: 'a', every: 3_600_000 });
+  const inHalfAnHour = ((await store.now()) + 1_800_000) % 3_600_000;
+  await store.put({ id: 'a', every: 3_600_000, phase: inHalfAnHour });
   await store.redis.lpush('celery', 'in the way');
   const outcome = await fire(store, 'r1');
   await fill(store, [5]);
