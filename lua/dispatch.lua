@@ -396,11 +396,23 @@ local function plan_due(plan, id, score, definition)
   -- Most of what is due is plain and on time: the same as below, in fewer steps.
   local template, late_by = entry_template, now - due
   if timing.plain and template.plain_rules and not entry_finish and not is_held and late_by <= misfire_after and late_by < 2046
-    and (kind == 'e' or kind == 'o') and template.queue.length and template.queue.length < template.cap then
+    and kind ~= 'a' and template.queue.length and template.queue.length < template.cap then
     if not push_run(plan, due, 0, nil) then return false end
     latenesses[late_by] = (latenesses[late_by] or 0) + 1
-    if kind == 'o' then finish_once(plan, late_by) end
-    move_on(plan, kind == 'e' and due + timing.first or nil, nil, late_by)
+    if kind == 'e' then
+      move_on(plan, due + timing.first, nil, late_by)
+    elseif kind == 'o' then
+      finish_once(plan, late_by)
+      move_on(plan, nil, nil, late_by)
+    else
+      append(plan.told, id, last_text(due, late_by))
+      local times = plan.times[timing.first]
+      if not times then
+        times = times_of(plan.key, timing.first)
+        plan.times[timing.first] = times
+      end
+      move_on(plan, occurrence_after(times, due), due, late_by)
+    end
     return true
   end
 
@@ -600,7 +612,7 @@ end
 -- What this call does to one shard with what is due there: `heads` and `missed` (id, score, ...), `extras` (members).
 -- Nothing is written before every shard's plan is made: Lua does not roll back.
 local function plan_shard(key, heads, missed, extras)
-  local plan = setmetatable({ key = key, templates = {}, flights = {}, runs = {}, is_cut = false }, ON_DEMAND)
+  local plan = setmetatable({ key = key, templates = {}, times = {}, flights = {}, runs = {}, is_cut = false }, ON_DEMAND)
   local shard = tonumber((match(key.prefix, '{(%d+)}:$')))
   plan.group, plan.json_prefix = format('a%03x-', shard), cjson.encode(key.prefix)
   local function each(members, first, step, fields_key, id_of, plan_one)

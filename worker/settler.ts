@@ -7,7 +7,7 @@ const MAX_BATCH = 500;
 const MAX_BYTES = 1_048_576;
 
 /** A settlement that ends a run in flight takes as much of Redis as so many others. */
-const RUN_COST = 4;
+const RUN_COST = 2;
 
 export interface SettlerOptions {
   readonly redis: Redis;

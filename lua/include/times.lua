@@ -27,17 +27,17 @@ end
 
 -- A calendar's first occurrence later than `at`, ms; nil when there is none, false when it is not known yet. Many schedules
 -- in a row ask the same.
-local asked_times, asked_at, answer
+local asked, answers = {}, {} -- by times
 local function occurrence_after(times, at)
-  if times == asked_times and at == asked_at then return answer end
+  if asked[times] == at then return answers[times] end
   local found = time_at(times, position_after(times, at, 1, 1))
-  asked_times, asked_at, answer = times, at, nil
+  asked[times], answers[times] = at, nil
   if found ~= '' then
-    answer = tonumber(found)
+    answers[times] = tonumber(found)
   elseif time_at(times, 0) ~= SERIES_END then
-    answer = false
+    answers[times] = false
   end
-  return answer
+  return answers[times]
 end
 
 -- A calendar's last occurrence that is not later than `at`, ms; nil when none is known.
