@@ -4,7 +4,7 @@ import type { RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
 
-const EVERY_MS = 1_000;
+const EVERY_MS = 500;
 
 export interface RecoveryOptions {
   readonly redis: Redis;

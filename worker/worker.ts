@@ -24,7 +24,7 @@ import { Pump } from './pump.ts';
 const HEARTBEAT_MS = 2_000;
 
 /** How often dead workers are looked for, ms; their messages are back within the lease and this. */
-const LOST_WORKERS_MS = 1_000;
+const LOST_WORKERS_MS = 500;
 
 /** How often messages older than the visibility timeout are looked for, ms. */
 const INVISIBLE_MS = 10_000;
