@@ -59,6 +59,16 @@ local steps_left, sent, misfired, refused = MAX_STEPS, 0, 0, 0
 local latenesses = {} -- ms -> runs dispatched so late
 local counted = {} -- total -> what this call adds to it
 
+-- The bucket of missed runs, and which shards have any.
+local tokens, is_token_spent, shards_missing, no_longer_missing = math.huge, false, {}, {}
+local bucket = redis.call('HGETALL', recovery)
+for i = 1, #bucket, 2 do shards_missing[bucket[i]] = bucket[i + 1] end
+if recovery_rate > 0 then
+  local capacity = max(1, recovery_rate / 10)
+  local since = now - tonumber(shards_missing.at or now)
+  tokens = min(capacity, tonumber(shards_missing.tokens or capacity) + max(since, 0) * recovery_rate / 1000)
+end
+
 local function count(name, by)
   counted[name] = (counted[name] or 0) + by
 end
@@ -423,9 +433,24 @@ local function plan_due(plan, id, score, definition)
     if steps_left <= 0 then return false end
     local oldest, newest, dropped
     oldest, newest, dropped, due_next, after = judge_missed(plan, due)
-    if oldest then dropped = dropped + queue_missed(plan, id, oldest, newest) end
-    misfire(plan, id, due, dropped)
-    outcome = oldest and 'missed' or 'dropped'
+    if oldest and oldest == newest and recovery_rate > 0 and tokens >= 1 and not shards_missing[plan.key.prefix] then
+      -- None waits before it, and the bucket allows it now.
+      outcome, lateness = deliver(plan, oldest, 0)
+      if outcome == 'full' then return false end
+      tokens, is_token_spent = tokens - 1, true
+      misfire(plan, id, due, dropped)
+      if outcome == 'waits' then
+        hold(plan, oldest)
+        return true
+      end
+      due = oldest
+      local is_last = outcome == 'exhausted' or timing.max_runs and runs_of(plan, id) >= timing.max_runs
+      if is_last then due_next, after = nil, nil end
+    else
+      if oldest then dropped = dropped + queue_missed(plan, id, oldest, newest) end
+      misfire(plan, id, due, dropped)
+      outcome = oldest and 'missed' or 'dropped'
+    end
   else
     outcome, lateness = deliver(plan, due, 0)
     if outcome == 'full' then return false end
@@ -651,16 +676,6 @@ local function head_of(name)
   return head[2] and floor(tonumber(head[2])) or math.huge
 end
 
--- The bucket of missed runs, and which shards have any.
-local tokens, shards_missing, no_longer_missing = math.huge, {}, {}
-local bucket = redis.call('HGETALL', recovery)
-for i = 1, #bucket, 2 do shards_missing[bucket[i]] = bucket[i + 1] end
-if recovery_rate > 0 then
-  local capacity = max(1, recovery_rate / 10)
-  local since = now - tonumber(shards_missing.at or now)
-  tokens = min(capacity, tonumber(shards_missing.tokens or capacity) + max(since, 0) * recovery_rate / 1000)
-end
-
 local plans, more, missed_until = {}, 0, math.huge
 local heads_of_extra = {} -- due key of a shard -> when its first extra is to be tried
 -- The oldest missed runs of these shards, as many as the bucket and this call have room for: by shard, id, score, ...
@@ -780,7 +795,7 @@ for _, plan in ipairs(plans) do
   end
   if plan.is_cut then more = 1 end
 end
-if #bucket > 0 then write_recovery() end
+if #bucket > 0 or is_token_spent then write_recovery() end
 
 -- Totals and lateness of the whole call are kept with its first shard: who reads them adds up all shards.
 local reply, increments, dispatched = { now, sent, more, 0, misfired, refused }, {}, 0
