@@ -64,13 +64,6 @@ export type Timing = {
     }
 );
 
-/** Texts of a schedule that others share, beside its template; null where it has none. */
-export interface SharedTexts {
-  /** JSON of its calendar: only of timings of that kind. */
-  readonly calendar: string | null;
-  readonly exclusion: string | null;
-}
-
 export interface Template {
   readonly task: string;
   readonly queue: string;

@@ -9,6 +9,8 @@ export class QueueBindings {
 
   constructor(redis: Redis) {
     this.#redis = redis;
+    // A Redis that comes back may be another one.
+    redis.on('ready', () => this.#bound.clear());
   }
 
   /** `epoch` of the namespace: another one may live in a Redis that was emptied. */

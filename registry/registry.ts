@@ -8,7 +8,7 @@ import {
   type Timing,
 } from '../lua/definition.ts';
 import { deleteSchedules } from '../lua/delete-schedules.ts';
-import { type NamespaceKeys, queueBinding, type ShardKeys, shardKeys, shardOf } from '../lua/keys.ts';
+import { type NamespaceKeys, type ShardKeys, shardKeys, shardOf } from '../lua/keys.ts';
 import { type Occurrence, readOccurrences } from '../lua/occurrences.ts';
 import { type Carried, type PutEntry, type PutOutcome, putSchedules } from '../lua/put-schedules.ts';
 import { decodeScore } from '../lua/score.ts';
@@ -16,6 +16,7 @@ import { type EnabledOutcome, setEnabled } from '../lua/set-enabled.ts';
 import { type TriggerOutcome, trigger } from '../lua/trigger.ts';
 import { RingbeatError } from '../protocol/errors.ts';
 import type { ScheduleSpec } from '../schedule/spec.ts';
+import { QueueBindings } from './bindings.ts';
 import type { Namespace } from './namespace.ts';
 import { decodeSpec, remember, SpecEncoder } from './spec-codec.ts';
 
@@ -64,14 +65,12 @@ export class Registry {
   readonly #encoder: SpecEncoder;
   /** Texts under their numbers, which are never given out twice. */
   readonly #texts = new Map<string, string>();
-  readonly #bound = new Set<string>();
-  #boundEpoch = '';
+  readonly #bindings: QueueBindings;
 
   constructor(options: RegistryOptions) {
     this.#options = options;
     this.#encoder = new SpecEncoder(options.namespace().name);
-    // A Redis that comes back may be another one.
-    options.redis.on('ready', () => this.#bound.clear());
+    this.#bindings = new QueueBindings(options.redis);
   }
 
   get shards(): number {
@@ -92,7 +91,10 @@ export class Registry {
         if (!isFirst) again.push(at);
         return isFirst;
       });
-      await this.#bind(now.map((at) => specs[at]!.queue));
+      await this.#bindings.bind(
+        now.map((at) => specs[at]!.queue),
+        this.#options.namespace().epoch,
+      );
       await this.#inBatches(
         now,
         (at) => specs[at]!.id,
@@ -248,7 +250,7 @@ export class Registry {
   async #putOne(spec: ScheduleSpec, mode: { requestId: string } | { revision: string }): Promise<PutOutcome> {
     const { redis, names } = this.#options;
     const { epoch, name, shards } = this.#options.namespace();
-    await this.#bind([spec.queue]);
+    await this.#bindings.bind([spec.queue], epoch);
     const shard = shardOf(spec.id, shards);
     const entries = [this.#encode(spec)];
     const [outcome] = await putSchedules(redis, names, shardKeys(name, shard), {
@@ -259,22 +261,6 @@ export class Registry {
       ...mode,
     });
     return outcome!;
-  }
-
-  /** Makes Celery's tools see the queues, as kombu does once per connection. */
-  async #bind(queues: readonly string[]): Promise<void> {
-    const { epoch } = this.#options.namespace();
-    if (epoch !== this.#boundEpoch) this.#bound.clear();
-    this.#boundEpoch = epoch;
-    const fresh = [...new Set(queues)].filter((queue) => !this.#bound.has(queue));
-    if (fresh.length === 0) return;
-    const pipeline = this.#options.redis.pipeline();
-    for (const queue of fresh) {
-      const binding = queueBinding(queue);
-      pipeline.sadd(binding.key, binding.member);
-    }
-    for (const [error] of (await pipeline.exec()) ?? []) if (error) throw error;
-    for (const queue of fresh) this.#bound.add(queue);
   }
 
   async #inBatches(

@@ -105,9 +105,7 @@ export const timing = z.union([every, cron, at, inSeconds, after, solar, rrule],
 });
 
 export type Timing = z.output<typeof timing>;
-export type EveryTiming = z.output<typeof every>;
 export type CronTiming = z.output<typeof cron>;
-export type AfterTiming = z.output<typeof after>;
 export type SolarTiming = z.output<typeof solar>;
 export type RruleTiming = z.output<typeof rrule>;
 
