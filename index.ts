@@ -7,10 +7,24 @@ export {
 } from './client/client.ts';
 export { setDefaultClient, type TaskSender } from './client/default-client.ts';
 export type { ListFilter, PutSummary, Schedule, ScheduleInput, ScheduleRun, Schedules } from './client/schedules.ts';
+export {
+  type ConnectOptions,
+  type Receiver,
+  type Signal,
+  type SignalEvent,
+  type Signals,
+  signals,
+  type TaskMessageEvent,
+  type TaskRunEvent,
+  type WorkerEvent,
+} from './client/signals.ts';
 export { SpecError } from './client/spec-error.ts';
 export {
   type ApplyOptions,
+  type ErrorKind,
   type RegisteredTask,
+  type RetryOptions,
+  type StandardSchema,
   type Task,
   type TaskContext,
   type TaskFunction,
@@ -21,6 +35,20 @@ export {
 } from './client/task.ts';
 export { type ErrorCode, RingbeatError } from './protocol/errors.ts';
 export type { Json } from './protocol/json.ts';
-export type { DeliveryInfo, ScheduleHeader, Value } from './protocol/message-reader.ts';
+export type { DeliveryInfo, ScheduleHeader, TaskMessage, Value } from './protocol/message-reader.ts';
+export {
+  Ignore,
+  InvalidArguments,
+  isTaskError,
+  MaxRetriesExceededError,
+  Reject,
+  Retry,
+  type RetryChanges,
+  SoftTimeLimitExceeded,
+  TaskError,
+  TaskRevokedError,
+  TimeLimitExceeded,
+  WorkerLostError,
+} from './protocol/task-errors.ts';
 export type { WorkerOptions } from './worker/config.ts';
 export { Worker } from './worker/worker.ts';

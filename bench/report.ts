@@ -35,6 +35,7 @@ export function formatFigure(name: string, value: number): string {
   if (name.endsWith('_share')) return `${trimmed(value * 100, 1)} %`;
   if (name.endsWith('_per_s')) return `${Math.round(value).toLocaleString('en')}/s`;
   if (name.endsWith('_cores')) return `${trimmed(value, 3)} cores`;
+  if (name.endsWith('_ratio')) return `${trimmed(value, 2)} x`;
   if (name.endsWith('_mib')) return `${trimmed(value, 1)} MiB`;
   if (name.endsWith('_bytes')) return `${trimmed(value, 1)} B`;
   if (name.endsWith('_ms')) return `${trimmed(value, value < 10 ? 2 : 1)} ms`;

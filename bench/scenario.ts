@@ -11,7 +11,7 @@ export interface Parameters {
   readonly nodes: number;
 }
 
-/** Figures by name; the name ends in the unit: `_ms`, `_s`, `_bytes`, `_per_s`, `_cores`, `_share`, or nothing for a count. */
+/** Figures by name; the name ends in the unit: `_ms`, `_s`, `_bytes`, `_per_s`, `_cores`, `_share`, `_ratio`, or nothing for a count. */
 export type Figures = Readonly<Record<string, number>>;
 
 export interface Measurement {

@@ -1,11 +1,13 @@
 /** The tasks module of the bundled worker under measurement; where it was started by the bench it answers questions. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isMainThread } from 'node:worker_threads';
 import { task } from '../client/task.ts';
 import { answerParent } from './ask.ts';
 import { Ledger, type Verdict } from './ledger.ts';
 import { LOOP_RUN_MS, RUN_FIELDS, type RunsReport } from './loop-runs.ts';
 import { scheduleIndex } from './occurrence.ts';
 import { LatenessHistogram, type Percentiles } from './percentiles.ts';
+import { AWAIT_MS, SPIN_MS } from './task-times.ts';
 
 export interface TasksSettings {
   readonly schedules: number;
@@ -34,6 +36,13 @@ const ledger = new Ledger(settings.schedules, settings.everyMs);
 let ran = 0;
 
 task('bench.noop', async () => {});
+
+task('bench.await', () => sleep(AWAIT_MS));
+
+task('bench.spin', () => {
+  const untilMs = performance.now() + SPIN_MS;
+  while (performance.now() < untilMs);
+});
 
 task('bench.check', async (context) => {
   ran += 1;
@@ -65,7 +74,8 @@ function nowMs(): number {
   return performance.timeOrigin + performance.now();
 }
 
-if (process.channel !== undefined) {
+// Processes of a pool load this module too, and have channels of their own; threads share the worker's.
+if (isMainThread && process.ppid === Number(process.env.BENCH_PID)) {
   answerParent<TasksQuestion, TasksReport>(({ what, atMs }) => {
     if (what === 'open') ledger.open(atMs);
     const report = { ran, startLateness: histogram.read(), verdict: ledger.close(atMs) };
@@ -74,5 +84,5 @@ if (process.channel !== undefined) {
   });
   process.on('disconnect', () => process.kill(process.pid, 'SIGTERM'));
   // The channel alone must not keep the worker alive.
-  process.channel.unref();
+  process.channel?.unref();
 }

@@ -1,5 +1,6 @@
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { NODE_FLAGS } from '../runtime/node-flags.ts';
 import { askChild } from './ask.ts';
 import type { LoopRun } from './loop-ledger.ts';
 import { readLoopRuns } from './loop-runs.ts';
@@ -34,7 +35,12 @@ export async function startWorker(
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     // Typed arrays go through it as they are.
     serialization: 'advanced',
-    env: { ...process.env, BENCH_TASKS: settings === undefined ? undefined : JSON.stringify(settings) },
+    execArgv: [...NODE_FLAGS],
+    env: {
+      ...process.env,
+      BENCH_PID: String(process.pid),
+      BENCH_TASKS: settings === undefined ? undefined : JSON.stringify(settings),
+    },
   });
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const stop = async () => {

@@ -11,7 +11,7 @@ export function beatCommand(): Command {
   return command.action(async () => {
     const config = optionValues(command, BEAT_OPTIONS);
     requireOneRedis(config);
-    const log = createLog(config.logLevel, 'beat');
+    const log = createLog(config.logLevel, 'beat', config.logFormat);
     // The HTTP server takes longer to load than most other commands to run.
     const { createBeatNode } = await import('../scheduler/node.ts');
     await runUntilStopped(await createBeatNode(config, log), log);

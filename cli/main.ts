@@ -4,8 +4,10 @@ import { type ErrorCode, messageOf, RingbeatError } from '../protocol/errors.ts'
 import { describeOption } from '../runtime/options.ts';
 import { VERSION } from '../runtime/version.ts';
 import { beatCommand } from './beat.ts';
+import { controlCommand } from './control.ts';
 import { deadLettersCommand } from './dead-letters.ts';
 import { devCommand } from './dev.ts';
+import { inspectCommand, statusCommand } from './inspect.ts';
 import { namespaceCommand } from './namespace.ts';
 import { schedulesCommand } from './schedules.ts';
 import { nodesCommand, shardsCommand, statsCommand } from './status.ts';
@@ -32,7 +34,10 @@ async function main(): Promise<void> {
     .addCommand(nodesCommand())
     .addCommand(shardsCommand())
     .addCommand(statsCommand())
-    .addCommand(deadLettersCommand());
+    .addCommand(deadLettersCommand())
+    .addCommand(statusCommand())
+    .addCommand(inspectCommand())
+    .addCommand(controlCommand());
   for (const command of [program, ...program.commands, ...program.commands.flatMap((command) => command.commands)]) {
     command
       .exitOverride()

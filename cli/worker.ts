@@ -3,6 +3,8 @@ import { parseRedisUrl } from '../lua/connection.ts';
 import { COMMON_OPTIONS, requireOneRedis } from '../runtime/common-options.ts';
 import { createLog } from '../runtime/log.ts';
 import { addOptions, optionValues } from '../runtime/options.ts';
+import { writePidFile } from '../runtime/pid-file.ts';
+import { stoppedBySignals } from '../runtime/process.ts';
 import { WORKER_OPTIONS, workerConfig } from '../worker/config.ts';
 import { serveMetrics } from '../worker/metrics.ts';
 import { loadTasks } from '../worker/tasks-modules.ts';
@@ -31,8 +33,9 @@ async function runWorker(command: Command): Promise<void> {
   requireOneRedis(options);
   const { pool } = workerConfig(options);
   parseRedisUrl(options.redis, '--redis');
+  if (options.pidfile !== null) writePidFile(options.pidfile);
   await loadTasks(options.tasks);
-  const log = createLog(options.logLevel, 'worker');
+  const log = createLog(options.logLevel, 'worker', options.logFormat);
   const worker = new Worker({ ...options, pool }, log);
   if (options.metricsPort !== null) {
     const { port, server } = await serveMetrics(worker.metrics.registry, options.metricsHost, options.metricsPort);
@@ -40,24 +43,13 @@ async function runWorker(command: Command): Promise<void> {
     log.info({ event: 'metrics_listening', host: options.metricsHost, port });
   }
   process.on('unhandledRejection', (reason) => log.error({ event: 'unhandled_rejection', err: reason }));
-  const stopped = stopOnSignals(worker);
+  const stopped = stoppedBySignals({
+    warm: () => worker.stop(),
+    cold: () => worker.stopNow(),
+    report: () => worker.report(),
+  });
   await worker.start();
-  await stopped;
+  await Promise.race([stopped, worker.ended]);
   // A cold shutdown does not wait for tasks that still run.
   process.exit(0);
-}
-
-/** SIGTERM and SIGINT stop the worker warm, a second one and SIGQUIT cold. Resolves when it has stopped. */
-function stopOnSignals(worker: Worker): Promise<void> {
-  return new Promise((resolve, reject) => {
-    let isStopping = false;
-    const stop = (isCold: boolean) => {
-      const done = isCold || isStopping ? worker.stopNow() : worker.stop();
-      isStopping = true;
-      done.then(resolve, reject);
-    };
-    process.on('SIGTERM', () => stop(false));
-    process.on('SIGINT', () => stop(false));
-    process.on('SIGQUIT', () => stop(true));
-  });
 }

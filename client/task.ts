@@ -1,6 +1,9 @@
+import type { Json } from '../protocol/json.ts';
 import type { DeliveryInfo, ScheduleHeader, Value } from '../protocol/message-reader.ts';
+import type { RetryChanges } from '../protocol/task-errors.ts';
 import type { TaskHandle, TaskRequest } from './client.ts';
 import { senderFor, type TaskSender } from './default-client.ts';
+import { checkTaskOptions } from './task-options.ts';
 
 /** What a task function knows about the message it runs for. */
 export interface TaskContext {
@@ -17,16 +20,58 @@ export interface TaskContext {
   readonly headers: { readonly [key: string]: unknown };
   readonly rootId: string | null;
   readonly parentId: string | null;
+  readonly groupId: string | null;
   /** Which occurrence of which schedule this is; null for a message that no schedule sent. */
   readonly schedule: ScheduleHeader | null;
   /**
-   * Aborted when the worker is told to stop at once, and, where the message is acknowledged late, when the worker was
-   * suspended for so long that the task was given to another.
+   * Aborted at the soft time limit (reason: SoftTimeLimitExceeded), when the task is terminated or over its hard limit,
+   * when the worker is told to stop at once, and, where the message is acknowledged late, when the worker was suspended for
+   * so long that the task was given to another.
    */
   readonly signal: AbortSignal;
   /** Says how the loop goes on that this run is of; without effect where it is of none. */
   readonly loop: TaskLoop;
   readonly logger: TaskLogger;
+  /**
+   * Ends this run; the task is sent again under the same id, with one retry more. It throws in any case: Retry, or, when
+   * there were `maxRetries` already, `exc` or MaxRetriesExceededError.
+   */
+  retry(options?: RetryOptions): never;
+  /** Stores a state of its own for the task, such as `('PROGRESS', { done: 3 })`; a stored success is never overwritten. */
+  updateState(state: string, meta?: Json): Promise<void>;
+  /**
+   * Ends this run: the signature's task takes this one's place, under its id, with all that was to follow it. It throws in
+   * any case; a signature that is none fails the task.
+   */
+  replace(signature: SignatureLike): never;
+  /** Sends a signature in the step that stores this task's success; where it fails, nothing is sent. */
+  sendOnSuccess(signature: SignatureLike): void;
+  /**
+   * Adds a task to the chord of which this one is a member: it is sent in the step that stores this task's success, and the
+   * chord's body waits for it. Throws TypeError where there is no chord.
+   */
+  addToChord(signature: SignatureLike): void;
+  /** Says that this worker still holds the message, so that nobody takes it for lost. It does so by itself in time. */
+  extendLease(): Promise<void>;
+  /** Sends a monitoring event of the task's own, `task-...`, where events are on. */
+  sendEvent(type: string, fields?: { readonly [key: string]: Json }): void;
+}
+
+/** What `task.s()`, `chain()`, `group()` and `chord()` make, or the JSON that Celery makes of a signature. */
+export type SignatureLike = { toJSON(): Json } | { readonly [field: string]: Json };
+
+/** How a task is sent again. */
+export interface RetryOptions extends Omit<RetryChanges, 'expiresMs'> {
+  /** s from now; default: the task's `defaultRetryDelay`. */
+  readonly countdown?: number;
+  /** Not to be run before; instead of `countdown`. */
+  readonly eta?: Date;
+  /** s from now, or a time: not to be started after. */
+  readonly expires?: number | Date | null;
+  /** Why: it is stored as the reason of the retry, and thrown when there are no retries left. */
+  readonly exc?: unknown;
+  /** Instead of the task's own; null: no limit. */
+  readonly maxRetries?: number | null;
 }
 
 /** A loop's next run, as its task wants it. What was said last counts, and only when the task succeeds. */
@@ -53,7 +98,74 @@ export interface TaskOptions {
   readonly acksLate?: boolean;
   /** Store no result, whatever the message says. Default false. */
   readonly ignoreResult?: boolean;
+  /**
+   * When its process dies while it runs: put its message back instead of storing WorkerLostError, where acks are late.
+   * Default false. (When the whole worker dies, late-acknowledged messages always come back.)
+   */
+  readonly rejectOnWorkerLost?: boolean;
+  /** Store the state STARTED when it starts. Default: the worker's --track-started. */
+  readonly trackStarted?: boolean;
+  /** Send events about it, where events are on. Default true. */
+  readonly sendEvents?: boolean;
+  /** Errors, by class or name, after which it is sent again by itself. Default none. */
+  readonly autoretryFor?: readonly ErrorKind[];
+  /** Errors after which it is not, though `autoretryFor` names them. Default none. */
+  readonly dontAutoretryFor?: readonly ErrorKind[];
+  /** Retries before it fails; null: no limit. Default 3. */
+  readonly maxRetries?: number | null;
+  /** s until a retry that says nothing else. Default 180. */
+  readonly defaultRetryDelay?: number;
+  /** Automatic retries wait 1, 2, 4, ... s (true), or this many times that, instead of `defaultRetryDelay`. Default false. */
+  readonly retryBackoff?: boolean | number;
+  /** Longest such wait, s. Default 600. */
+  readonly retryBackoffMax?: number;
+  /** Take a random part of such a wait, so that retries do not come in waves. Default true. */
+  readonly retryJitter?: boolean;
+  /** s after which `ctx.signal` is aborted with SoftTimeLimitExceeded. Default: the worker's --soft-time-limit. */
+  readonly softTimeLimit?: number | null;
+  /** s after which it is ended: TimeLimitExceeded. Default: the worker's --time-limit. */
+  readonly timeLimit?: number | null;
+  /** Most starts on one worker: a number of them a second, or "100/m", "5/h". Default null: no limit. */
+  readonly rateLimit?: number | string | null;
+  /** Most starts on all workers of the namespace together. Default null: no limit. */
+  readonly globalRateLimit?: number | string | null;
+  /** Of the messages that `delay` and `applyAsync` send: 0 (most urgent) to 9. Default null: that of the queue's plain list. */
+  readonly priority?: number | null;
+  /** Of those messages too. Only "json" is spoken. */
+  readonly serializer?: 'json';
+  /** Name that those messages show in logs and monitors instead of the task's own. Default null. */
+  readonly shadow?: string | null;
+  /**
+   * Checks its args, as a list, before it is entered, and gives it what it makes of them (https://standardschema.dev). What
+   * does not pass fails with InvalidArguments and is not tried again.
+   */
+  readonly schema?: StandardSchema;
+  /** The same for its kwargs. */
+  readonly kwargsSchema?: StandardSchema;
+  /** Runs before the task, in the process that runs it, as all of these do; what it throws, the task has thrown. */
+  readonly beforeStart?: (ctx: TaskContext) => unknown;
+  readonly onSuccess?: (ctx: TaskContext, result: unknown) => unknown;
+  /** Also after the hard time limit; then in the worker's process. */
+  readonly onFailure?: (ctx: TaskContext, error: unknown) => unknown;
+  /** `error` is why it runs again; null where it did not say. */
+  readonly onRetry?: (ctx: TaskContext, error: unknown) => unknown;
+  /** Runs last, with the state that it ended in (SUCCESS, FAILURE, RETRY) and its result or error. */
+  readonly afterReturn?: (ctx: TaskContext, state: string, value: unknown) => unknown;
 }
+
+/** An error class, or the name of one. */
+export type ErrorKind = string | (abstract new (...args: never[]) => Error);
+
+/** The part of https://standardschema.dev that is used: zod, valibot and others have it. */
+export interface StandardSchema {
+  readonly '~standard': {
+    readonly validate: (value: unknown) => StandardResult | Promise<StandardResult>;
+  };
+}
+
+type StandardResult =
+  | { readonly value: unknown; readonly issues?: undefined }
+  | { readonly issues: readonly { readonly message: string; readonly path?: readonly unknown[] }[] };
 
 export type TaskFunction<Args extends readonly unknown[], Result> = (
   ctx: TaskContext,
@@ -104,11 +216,23 @@ export function task<Args extends readonly unknown[], Result>(
 ): Task<Args, Result> {
   if (typeof name !== 'string' || name === '') throw new TypeError('A task needs a name: task(name, fn).');
   if (typeof run !== 'function') throw new TypeError(`Task ${name} needs a function: task(name, fn).`);
+  checkTaskOptions(name, options);
+  const sending = sendingOptions(options);
   const call = run as (ctx: TaskContext, ...args: readonly unknown[]) => unknown;
   tasks.set(name, { name, options, run: (ctx, args) => call(ctx, ...args) });
   const applyAsync = async (args: Args, { client = senderFor(name), ...request }: ApplyOptions = {}) => {
-    const ignoring = options.ignoreResult === true ? { ignore_result: true } : {};
-    return client.send<Result>(name, { ...request, args, options: { ...ignoring, ...request.options } });
+    return client.send<Result>(name, { ...request, args, options: { ...sending, ...request.options } });
   };
   return { name, options, run, applyAsync, delay: (...args) => applyAsync(args) };
+}
+
+/** What messages of a task say unless their sender says otherwise (celery/app/task.py, _get_exec_options). */
+function sendingOptions({ ignoreResult, priority, shadow, timeLimit, softTimeLimit }: TaskOptions) {
+  return {
+    ...(ignoreResult === true ? { ignore_result: true } : {}),
+    ...(priority == null ? {} : { priority }),
+    ...(shadow == null ? {} : { shadow }),
+    ...(timeLimit == null ? {} : { time_limit: timeLimit }),
+    ...(softTimeLimit == null ? {} : { soft_time_limit: softTimeLimit }),
+  };
 }

@@ -25,8 +25,14 @@ export interface NamespaceKeys {
   readonly wake: string;
   /** zset: bundled worker id -> Redis time of its last heartbeat, ms since epoch. */
   readonly workers: string;
-  /** stream, capped: messages that a worker could not decode. */
+  /** stream, capped: messages that a worker could not decode, or that killed too many of them. */
   readonly workerDeadLetters: string;
+  /** hash: delivery tag -> how many workers died while they ran that message's task; gone a week after the last one. */
+  readonly crashes: string;
+  /** hash: group id -> what follows the chord whose parts are all there (worker/chords.ts), until its body is sent. */
+  readonly chords: string;
+  /** hash: task -> `<tokens>:<at ms>` of the bucket from which all workers start it, where it has a global rate limit. */
+  readonly rates: string;
   /** hash: `tokens` and `at` (ms) of the bucket from which all nodes send missed runs; a field for every shard that has some. */
   readonly recovery: string;
   /** hash, seconds: beat node id -> what its journal on disk holds, while the namespace is not in Redis. */
@@ -106,10 +112,14 @@ export type ShardKeys = { readonly [Name in (typeof SHARD_KEYS)[number] as Camel
 };
 
 export interface WorkerKeys {
-  /** hash: `batch` and `tags` of the last reserve, `acked` and `refused` of the last acknowledge, `settled`: counters that make each repeatable. */
+  /** hash: `batch`, `tags` and `direct` of the last reserve, `started` and `refused` of the last start, `settled` and `chords`: counters that make each repeatable; `max_crashes`. */
   readonly state: string;
   /** set: delivery tags that this worker holds in `unacked`. */
   readonly reserved: string;
+  /** list: envelopes that its last reserve acknowledged as it took them. */
+  readonly direct: string;
+  /** set: those of them whose tasks it has started, where acks are late and nobody else counts the attempts. */
+  readonly started: string;
 }
 
 export function namespaceKeys(namespace: string): NamespaceKeys {
@@ -121,6 +131,9 @@ export function namespaceKeys(namespace: string): NamespaceKeys {
     wake: `${namespace}:wake`,
     workers: `${namespace}:workers`,
     workerDeadLetters: `${namespace}:dead-letters`,
+    crashes: `${namespace}:crashes`,
+    chords: `${namespace}:chords`,
+    rates: `${namespace}:rates`,
     recovery: `${namespace}:recovery`,
     announcements: `${namespace}:announcements`,
     restoring: `${namespace}:restoring`,
@@ -140,7 +153,12 @@ export function backlogKey(shard: ShardKeys, id: string): string {
 
 export function workerKeys(namespace: string, workerId: string): WorkerKeys {
   const prefix = `${namespace}:worker:${workerId}:`;
-  return { state: `${prefix}state`, reserved: `${prefix}reserved` };
+  return {
+    state: `${prefix}state`,
+    reserved: `${prefix}reserved`,
+    started: `${prefix}started`,
+    direct: `${prefix}direct`,
+  };
 }
 
 /** string, 10 minutes: what a request with this id did; in a shard the id that it created, or a bit for each task that it sent, else the API's answer. */
@@ -163,6 +181,11 @@ export const KOMBU = {
 export function queueList(queue: string, priority: number): string {
   const step = KOMBU.prioritySteps.findLast((step) => step <= priority) ?? 0;
   return step === 0 ? queue : `${queue}${KOMBU.separator}${step}`;
+}
+
+/** The queue that a list belongs to. */
+export function listQueue(list: string): string {
+  return list.split(KOMBU.separator)[0] ?? list;
 }
 
 /** All lists of a queue, most urgent first. */

@@ -14,9 +14,12 @@ import { type Json, pythonRepr } from '../protocol/json.ts';
 import { keepSubscribed } from './connection.ts';
 import { KOMBU } from './keys.ts';
 
-/** Answers of one node to the requests that it understands, by method. A thrown error is answered as Celery does. */
+/**
+ * Answers of one node to the requests that it understands, by method; undefined: it gives none. A thrown error is
+ * answered as Celery does.
+ */
 export type ControlCommands = Readonly<
-  Record<string, (args: { readonly [key: string]: Json }) => Promise<Json> | Json>
+  Record<string, (args: { readonly [key: string]: Json }) => Promise<Json | undefined> | Json | undefined>
 >;
 
 /** An error that Python would have raised: its class, and what it was raised with. */
@@ -81,7 +84,7 @@ export class Pidbox {
     clock.adjust(request.clock);
     if (!isForUs) return;
     const { method } = request;
-    let reply: Json;
+    let reply: Json | undefined;
     try {
       const command = Object.hasOwn(commands, method) ? commands[method] : undefined;
       if (command === undefined && node === null) return;
@@ -91,7 +94,7 @@ export class Pidbox {
       onProblem({ event: 'control_command_failed', method, reason: messageOf(error) });
       reply = { error: errorRepr(error) };
     }
-    if (node !== null && request.replyTo !== null) {
+    if (node !== null && request.replyTo !== null && reply !== undefined) {
       await this.#answer({ ...request, replyTo: request.replyTo }, node, reply);
     }
   }
@@ -119,16 +122,24 @@ export async function broadcast(
   method: string,
   args: { readonly [key: string]: Json },
 ): Promise<void> {
-  const message = controlRequest({ method, arguments: args, clock: clock.forward(), deliveryTag: randomUUID() });
+  const message = controlRequest({
+    method,
+    arguments: args,
+    destination: null,
+    reply: null,
+    clock: clock.forward(),
+    deliveryTag: randomUUID(),
+  });
   await redis.publish(requestChannel(redis), message);
 }
 
-/** Channels are shared by all databases of a Redis, so that kombu writes the database into their names. */
-function requestChannel(redis: Redis): string {
+/** Where requests are heard. Channels are shared by all databases of a Redis, so that kombu writes the database into their names. */
+export function requestChannel(redis: Redis): string {
   return `/${redis.options.db ?? 0}.${PIDBOX.exchange}`;
 }
 
-function bindingKey(exchange: string): string {
+/** Where kombu looks up who is bound to an exchange. */
+export function bindingKey(exchange: string): string {
   return `_kombu.binding.${exchange}`;
 }
 

@@ -1,25 +1,33 @@
--- reserve: move messages from their queues to unacked, most urgent list first, fair between queues of one urgency.
+-- reserve: take messages from their queues, most urgent list first, fair between queues of one urgency. They go to unacked;
+-- those that would be acknowledged at once, because they are about to start, do not.
 -- KEYS[1] workers       zset    worker id -> last heartbeat, ms since epoch
--- KEYS[2] state         hash    the worker's: batch (counter last served), tags (that batch, a line each)
+-- KEYS[2] state         hash    the worker's: batch (counter last served), tags (what of that batch went to unacked, a line
+--                               each), direct (numbers of the lists of the rest)
 -- KEYS[3] reserved      set     delivery tags that the worker holds
 -- KEYS[4] unacked       hash    delivery tag -> [envelope, exchange, routing key]
 -- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] dead_letters  stream  elements that are no message
--- KEYS[7...] lists      list    envelopes, newest at the head; all queues at the first step, then all at the next
+-- KEYS[7] direct        list    envelopes of the last batch that were acknowledged as they were taken, for a repeated answer
+-- KEYS[8...] lists      list    envelopes, newest at the head; all queues at the first step, then all at the next
 -- ARGV[1] worker_id     text
 -- ARGV[2] counter       int     larger than that of the worker's last answered call; the same again repeats the answer
 -- ARGV[3] limit         int     1..1000 messages
 -- ARGV[4] byte_limit    int     stop once this many bytes were taken
 -- ARGV[5] dead_limit    int     entries that the dead letters keep, about
--- ARGV[6...] tails      text    per queue, what follows the envelope in unacked: `, "", "<queue>"]`
--- Returns               [now_ms, elements that were no message, [lists of another type], list number, tag, envelope, ...]
--- Atomic                a message is in its queue or in unacked, never both, never neither
+-- ARGV[6] room          int     how many messages may be acknowledged as they are taken: their functions are entered at once
+-- ARGV[7] tasks         text    of which tasks, a JSON text a line; only messages as kombu writes them, without eta, that no
+--                               schedule waits for
+-- ARGV[8...] tails      text    per queue, what follows the envelope in unacked: `, "", "<queue>"]`
+-- Returns               [now_ms, elements that were no message, [lists of another type], list number (negative: acknowledged),
+--                       tag, envelope, ...]
+-- Atomic                a message is in its queue, in unacked, or acknowledged, and known by one worker only
 -- Cost                  O(limit); a handful of commands whatever the limit
 --- @include "redis-now"
 local workers, state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local worker_id, counter = ARGV[1], tonumber(ARGV[2])
 local limit, byte_limit, dead_limit = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local first_list, first_tail = 7, 6
+local direct_list, direct_room = KEYS[7], tonumber(ARGV[6])
+local first_list, first_tail = 8, 8
 local queues = #ARGV - first_tail + 1
 
 local now_ms, now_us = redis_now()
@@ -29,26 +37,6 @@ local reply = { now_ms, 0, wrong }
 local served = tonumber(redis.call('HGET', state, 'batch') or -1)
 -- A late copy of a call that was answered long ago: whoever sent it is no longer listening.
 if counter < served then return reply end
-
-if counter == served then
-  for number, tag in string.gmatch(redis.call('HGET', state, 'tags'), '(%d+) ([^\n]+)') do
-    local value = redis.call('SISMEMBER', reserved, tag) == 1 and redis.call('HGET', unacked, tag)
-    local envelope = value and string.match(value, '^%[(.*), "[^"]*", "[^"]*"%]$')
-    if envelope then
-      reply[#reply + 1] = tonumber(number)
-      reply[#reply + 1] = tag
-      reply[#reply + 1] = envelope
-    end
-  end
-  return reply
-end
-
--- Whatever has the wrong type must say so now: after the first pop nothing may fail.
-redis.call('ZCARD', workers)
-redis.call('SCARD', reserved)
-redis.call('HLEN', unacked)
-redis.call('ZCARD', index)
-redis.call('XLEN', dead_letters)
 
 -- How kombu ends an envelope; anything else is decoded in full.
 local TAIL = '^"delivery_info": {"exchange": "[^"]*", "routing_key": "[^"]*"}, "priority": %d+, '
@@ -71,9 +59,53 @@ local function tag_of(envelope)
   return tag
 end
 
+if counter == served then
+  local recorded = redis.call('HMGET', state, 'tags', 'direct')
+  local envelopes, taken = redis.call('LRANGE', direct_list, 0, -1), 0
+  for number in string.gmatch(recorded[2] or '', '%d+') do
+    taken = taken + 1
+    local envelope = envelopes[taken]
+    reply[#reply + 1] = -tonumber(number)
+    reply[#reply + 1] = tag_of(envelope)
+    reply[#reply + 1] = envelope
+  end
+  for number, tag in string.gmatch(recorded[1], '(%d+) ([^\n]+)') do
+    local value = redis.call('SISMEMBER', reserved, tag) == 1 and redis.call('HGET', unacked, tag)
+    local envelope = value and string.match(value, '^%[(.*), "[^"]*", "[^"]*"%]$')
+    if envelope then
+      reply[#reply + 1] = tonumber(number)
+      reply[#reply + 1] = tag
+      reply[#reply + 1] = envelope
+    end
+  end
+  return reply
+end
+
+-- Whatever has the wrong type must say so now: after the first pop nothing may fail.
+redis.call('ZCARD', workers)
+redis.call('SCARD', reserved)
+redis.call('HLEN', unacked)
+redis.call('ZCARD', index)
+redis.call('XLEN', dead_letters)
+redis.call('LLEN', direct_list)
+
 local score = string.sub(now_us, 1, -7) .. '.' .. string.sub(now_us, -6)
 local tags, lines, scores, fields = {}, {}, {}, {}
+local direct, direct_numbers, is_direct_task = {}, {}, {}
+if direct_room > 0 then
+  for name in string.gmatch(ARGV[7], '[^\n]+') do is_direct_task[name] = true end
+end
 local room, bytes, seen = limit, byte_limit, 0
+
+-- How kombu begins an envelope whose task may start at once.
+local HEAD = '^{"body": "[^"]*", "content%-encoding": "utf%-8", "content%-type": "application/json", "headers": '
+  .. '{"lang": "py", "task": ("[^"]+"), "id": "[^"]+", "shadow": null, "eta": null, '
+
+local function starts_at_once(envelope)
+  if #direct >= direct_room then return false end
+  local task = string.match(envelope, HEAD)
+  return task and is_direct_task[task] and not string.find(envelope, '"journal": ', 1, true)
+end
 
 local function accept(number, envelope)
   local tag, reason = tag_of(envelope)
@@ -84,13 +116,19 @@ local function accept(number, envelope)
       'queue', KEYS[first_list + queue], 'reason', reason, 'message', envelope)
     return
   end
-  tags[#tags + 1] = tag
-  lines[#lines + 1] = number .. ' ' .. tag
-  scores[#scores + 1] = score
-  scores[#scores + 1] = tag
-  fields[#fields + 1] = tag
-  fields[#fields + 1] = '[' .. envelope .. ARGV[first_tail + queue]
-  reply[#reply + 1] = number
+  local is_direct = starts_at_once(envelope)
+  if is_direct then
+    direct[#direct + 1] = envelope
+    direct_numbers[#direct_numbers + 1] = number
+  else
+    tags[#tags + 1] = tag
+    lines[#lines + 1] = number .. ' ' .. tag
+    scores[#scores + 1] = score
+    scores[#scores + 1] = tag
+    fields[#fields + 1] = tag
+    fields[#fields + 1] = '[' .. envelope .. ARGV[first_tail + queue]
+  end
+  reply[#reply + 1] = is_direct and -number or number
   reply[#reply + 1] = tag
   reply[#reply + 1] = envelope
 end
@@ -124,11 +162,17 @@ for step = 0, (#KEYS - first_list + 1) / queues - 1 do
   end
 end
 
+if #direct > 0 then
+  redis.call('DEL', direct_list)
+  redis.call('RPUSH', direct_list, unpack(direct))
+end
 if #tags > 0 then
   redis.call('HSET', unacked, unpack(fields))
   redis.call('ZADD', index, unpack(scores))
   redis.call('SADD', reserved, unpack(tags))
-  redis.call('HSET', state, 'batch', counter, 'tags', table.concat(lines, '\n'))
+end
+if #tags + #direct > 0 then
+  redis.call('HSET', state, 'batch', counter, 'tags', table.concat(lines, '\n'), 'direct', table.concat(direct_numbers, ' '))
   -- Whoever holds messages is known as a worker, so that they are missed when it dies before its next heartbeat.
   redis.call('ZADD', workers, now_ms, worker_id)
 end

@@ -17,6 +17,15 @@ export interface ReserveRequest {
   readonly byteLimit: number;
   /** In the order in which they are looked at. */
   readonly queues: readonly string[];
+  /** Messages that may be acknowledged as they are taken; see `Reserved.isAcked`. Default: none. */
+  readonly direct?: DirectTasks;
+}
+
+/** What may start at once: so many messages, of these tasks. */
+export interface DirectTasks {
+  readonly room: number;
+  /** Their names as JSON texts, a line each. */
+  readonly tasks: string;
 }
 
 export interface Reserved {
@@ -24,6 +33,8 @@ export interface Reserved {
   /** The list it was taken from. */
   readonly list: string;
   readonly envelope: string;
+  /** It was acknowledged as it was taken, so that its task must be entered now. */
+  readonly isAcked: boolean;
 }
 
 export interface ReserveReply {
@@ -45,21 +56,28 @@ export async function reserve(redis: Redis, namespace: string, request: ReserveR
     script,
     await script.run(
       redis,
-      [...holderKeys(namespace, request.workerId), ...lists],
+      [...holderKeys(namespace, request.workerId), workerKeys(namespace, request.workerId).direct, ...lists],
       [
         request.workerId,
         request.counter,
         request.limit,
         request.byteLimit,
         WORKER_DEAD_LETTERS,
+        request.direct?.room ?? 0,
+        request.direct?.tasks ?? '',
         ...request.queues.map((queue) => `, "", ${JSON.stringify(queue)}]`),
       ],
     ),
   );
   const messages: Reserved[] = [];
   for (let at = 3; at < reply.length; at += 3) {
-    const list = lists[integerReply(script, reply[at]) - 1] ?? '';
-    messages.push({ list, tag: textReply(script, reply[at + 1]!), envelope: textReply(script, reply[at + 2]!) });
+    const number = integerReply(script, reply[at]);
+    messages.push({
+      list: lists[Math.abs(number) - 1] ?? '',
+      tag: textReply(script, reply[at + 1]!),
+      envelope: textReply(script, reply[at + 2]!),
+      isAcked: number < 0,
+    });
   }
   return {
     nowMs: integerReply(script, reply[0]),

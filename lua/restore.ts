@@ -1,13 +1,19 @@
 import type { Redis } from 'ioredis';
 import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
 import { readMessage } from '../protocol/message-reader.ts';
+import { exceptionOf, failureRecord } from '../protocol/result.ts';
+import { WorkerLostError } from '../protocol/task-errors.ts';
 import { findLost } from './find-lost.ts';
 import { KOMBU, namespaceKeys, queueList, shardKeys, workerKeys } from './keys.ts';
 import { type LostRun, recoverRuns } from './recover-runs.ts';
 import { holderKeys, WORKER_DEAD_LETTERS } from './reserve.ts';
-import { defineScript, integerReply, listReply } from './script.ts';
+import { defineScript, integerReply, listReply, textReply } from './script.ts';
+import { storeStates } from './store-states.ts';
 
 const script = defineScript('restore');
+
+/** Results of tasks that were given up are kept as long as Celery's by default, s. */
+const RESULT_EXPIRES_SEC = 86_400;
 
 /** Messages per script call. */
 const PAGE = 100;
@@ -220,17 +226,42 @@ async function putBack(
     }
     entries.push(tag, score, number, move.text);
   }
+  const worker = workerKeys(namespace, holder.workerId);
   const reply = await script.run(
     redis,
-    [...holderKeys(namespace, holder.workerId), ...lists],
+    [
+      ...holderKeys(namespace, holder.workerId),
+      worker.started,
+      namespaceKeys(namespace).crashes,
+      worker.direct,
+      ...lists,
+    ],
     [holder.isAgeOnly ? '' : holder.workerId, holder.leaseMs, WORKER_DEAD_LETTERS, ...entries],
   );
-  const [, restored, deadLetters, left] = listReply(script, reply);
+  const [nowMs, restored, deadLetters, left, ...deadly] = listReply(script, reply);
+  await recordDeaths(redis, held, new Set(deadly.map((tag) => textReply(script, tag))), integerReply(script, nowMs));
   return {
     restored: integerReply(script, restored),
     deadLetters: integerReply(script, deadLetters),
     left: integerReply(script, left),
   };
+}
+
+/** Stores for those who wait for a result that its message was given up. */
+async function recordDeaths(
+  redis: Redis,
+  held: readonly Held[],
+  deadly: ReadonlySet<string>,
+  nowMs: number,
+): Promise<void> {
+  if (deadly.size === 0) return;
+  const lost = exceptionOf(new WorkerLostError('Worker exited prematurely, in each of the runs of this task.'));
+  const states = held.flatMap(({ tag, value }) => {
+    if (!deadly.has(tag) || value === null) return [];
+    const message = readMessage(redelivery(value).envelope);
+    return message.ignoreResult ? [] : [{ taskId: message.id, record: failureRecord(message, lost, null, nowMs) }];
+  });
+  if (states.length > 0) await storeStates(redis, RESULT_EXPIRES_SEC, states);
 }
 
 /** The list that an unacked message goes back to and its new envelope; or null, and why it cannot go back. */

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import type { LoopWish } from '../protocol/loop.ts';
+import { type Action, actionArgs } from './actions.ts';
 import { KOMBU, namespaceKeys, resultKey, workerKeys } from './keys.ts';
 import { WORKER_DEAD_LETTERS } from './reserve.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
@@ -21,16 +22,31 @@ export interface Settlement {
   readonly letter: { readonly queue: string; readonly reason: string } | null;
   /** The run that ends with it, where a schedule waits for that. */
   readonly run: SettledRun | null;
+  /** What else happens in the same step. */
+  readonly actions: readonly EntryAction[];
 }
 
-/** How a run in flight (lua/journal.ts) ends. */
+/** How a run in flight (lua/keys.ts, `journal`) ends, or that it goes on as another message. */
 export interface SettledRun {
   /** What the keys of its shard begin with. */
   readonly shard: string;
   readonly schedule: string;
-  readonly outcome: 'success' | 'failure';
-  readonly wish: LoopWish | null;
+  readonly outcome: 'success' | 'failure' | 'retry';
+  /** How its loop is to go on; of a retry, the message in which it does. */
+  readonly wish: LoopWish | { readonly tag: string; readonly etaMs: number; readonly list: string } | null;
 }
+
+export type EntryAction =
+  | Action
+  /** Its process died of the message: it is put back, or given up with `record` as its result when it was the `max`th time. */
+  | {
+      readonly kind: 'crashed';
+      readonly list: string;
+      readonly envelope: string;
+      readonly max: number;
+      readonly taskId: string;
+      readonly record: string;
+    };
 
 export interface SettleRequest {
   readonly workerId: string;
@@ -38,6 +54,8 @@ export interface SettleRequest {
   readonly counter: number;
   /** Seconds for which results are kept; 0: for ever. */
   readonly resultExpiresSec: number;
+  /** How many shards the namespace has; 0: no beat node lives, so that nothing can be parked. */
+  readonly shards: number;
   /** 1 to 1,000. */
   readonly settlements: readonly Settlement[];
 }
@@ -46,29 +64,54 @@ export interface SettleReply {
   readonly nowMs: number;
   /** How many came too late: their messages had been restored meanwhile, so nothing was stored. */
   readonly late: number;
+  /** Indexes of the settlements whose parts completed their chords. */
+  readonly chords: readonly number[];
 }
 
 /** Finishes a batch of messages and stores their results as Celery's Redis backend does. */
 export async function settle(redis: Redis, namespace: string, request: SettleRequest): Promise<SettleReply> {
   const worker = workerKeys(namespace, request.workerId);
+  const names = namespaceKeys(namespace);
   const keys = [
     worker.state,
     worker.reserved,
+    worker.started,
     KOMBU.unacked,
     KOMBU.unackedIndex,
-    namespaceKeys(namespace).workerDeadLetters,
+    names.workerDeadLetters,
+    names.crashes,
+    names.meta,
+    names.chords,
   ];
-  const args: (string | number)[] = [request.counter, request.resultExpiresSec, WORKER_DEAD_LETTERS];
-  for (const { tag, mode, result, letter, run } of request.settlements) {
+  const { shards } = request;
+  const args: (string | number)[] = [request.counter, request.resultExpiresSec, WORKER_DEAD_LETTERS, shards];
+  for (const { tag, mode, result, letter, run, actions } of request.settlements) {
     if (result !== null) keys.push(resultKey(result.taskId));
     args.push(
       tag,
       mode,
       result === null ? '' : result.record,
       letter === null ? '' : `${letter.queue}\n${letter.reason}`,
-      run === null ? '' : [run.shard, run.outcome, run.wish ?? '', run.schedule].join('\x1f'),
+      run === null ? '' : [run.shard, run.outcome, wishText(run.wish), run.schedule].join('\x1f'),
+      actions.length,
     );
+    for (const action of actions) args.push(...entryActionArgs(action, namespace, shards));
   }
-  const [nowMs, late] = listReply(script, await script.run(redis, keys, args));
-  return { nowMs: integerReply(script, nowMs), late: integerReply(script, late) };
+  const [nowMs, late, ...chords] = listReply(script, await script.run(redis, keys, args));
+  return {
+    nowMs: integerReply(script, nowMs),
+    late: integerReply(script, late),
+    chords: chords.map((position) => integerReply(script, position) - 1),
+  };
+}
+
+function wishText(wish: SettledRun['wish']): string | number {
+  if (wish === null) return '';
+  return typeof wish === 'object' ? [wish.tag, wish.etaMs, wish.list].join('\x1e') : wish;
+}
+
+function entryActionArgs(action: EntryAction, namespace: string, shards: number): readonly string[] {
+  if (action.kind !== 'crashed') return actionArgs(action, namespace, shards);
+  const { max, list, envelope, taskId, record } = action;
+  return ['crashed', String(max), list, envelope, `${resultKey(taskId)}\n${record}`];
 }

@@ -29,12 +29,10 @@ export interface ControlRequest {
 
 /** Reads a broadcast request. Throws an Error that says why it is none. */
 export function readControlRequest(payload: string): ControlRequest {
-  const envelope = object(parsed(payload), 'it is no JSON object');
-  const body = object(parsed(bodyText(envelope)), 'its body is no JSON object');
+  const { headers, body } = readBroadcast(payload);
   const { method, destination, pattern, matcher } = body;
   if (typeof method !== 'string') throw new Error('it names no method');
   const replyTo = isObject(body.reply_to) ? body.reply_to : null;
-  const headers = isObject(envelope.headers) ? envelope.headers : {};
   return {
     method,
     arguments: isObject(body.arguments) ? body.arguments : {},
@@ -46,7 +44,7 @@ export function readControlRequest(payload: string): ControlRequest {
         ? { exchange: replyTo.exchange, routingKey: replyTo.routing_key }
         : null,
     ticket: body.ticket ?? null,
-    clock: typeof headers.clock === 'number' ? headers.clock : 0,
+    clock: clockOf(headers),
   };
 }
 
@@ -61,24 +59,69 @@ export function isAddressedTo(request: ControlRequest, node: string): boolean {
 export interface Broadcast {
   readonly method: string;
   readonly arguments: JsonObject;
+  /** Names of the nodes that are meant; null: all. */
+  readonly destination: readonly string[] | null;
+  /** Where to answer, and until when that makes sense; null: nobody is to answer. */
+  readonly reply: {
+    readonly ticket: string;
+    readonly routingKey: string;
+    /** ms since epoch. */
+    readonly expiresMs: number;
+  } | null;
   /** The sender's logical clock. */
   readonly clock: number;
   /** Different for each message. */
   readonly deliveryTag: string;
 }
 
-/** A request to all nodes that nobody is to answer, as `Control.broadcast` publishes it. */
+/** A request as `Control.broadcast` publishes it. */
 export function controlRequest(request: Broadcast): string {
-  const { method, clock, deliveryTag } = request;
-  const body = { method, arguments: request.arguments, destination: null, pattern: null, matcher: null };
+  const { method, destination, reply, clock, deliveryTag } = request;
+  const body = { method, arguments: request.arguments, destination, pattern: null, matcher: null };
   return controlEnvelope({
-    body,
-    headers: { clock, expires: 0 },
+    body:
+      reply === null
+        ? body
+        : {
+            ...body,
+            ticket: reply.ticket,
+            reply_to: { exchange: PIDBOX.replyExchange, routing_key: reply.routingKey },
+          },
+    headers: { clock, expires: reply === null ? 0 : reply.expiresMs / 1_000 },
     mode: 2,
     exchange: PIDBOX.exchange,
     routingKey: '',
     deliveryTag,
   });
+}
+
+/** What a node answered. */
+export interface ControlAnswer {
+  readonly node: string;
+  readonly reply: Json;
+  readonly ticket: Json;
+  /** The node's logical clock. */
+  readonly clock: number;
+}
+
+/** Reads an answer. Throws an Error that says why it is none. */
+export function readControlReply(payload: string): ControlAnswer {
+  const { headers, body } = readBroadcast(payload);
+  const [answer] = Object.entries(body);
+  if (answer === undefined) throw new Error('it names no node');
+  const [node, reply] = answer;
+  return { node, reply, ticket: headers.ticket ?? null, clock: clockOf(headers) };
+}
+
+/** The headers and the body of what kombu broadcasts. Throws an Error that says what is wrong with it. */
+export function readBroadcast(payload: string): { readonly headers: JsonObject; readonly body: JsonObject } {
+  const envelope = object(parsed(payload), 'it is no JSON object');
+  const body = object(parsed(bodyText(envelope)), 'its body is no JSON object');
+  return { headers: isObject(envelope.headers) ? envelope.headers : {}, body };
+}
+
+function clockOf(headers: JsonObject): number {
+  return typeof headers.clock === 'number' ? headers.clock : 0;
 }
 
 /** A node's answer, to be pushed to the lists that are bound to where `request` wants it. */

@@ -31,7 +31,13 @@ const ERRORS = {
   PORT_TAKEN: 'Cannot listen on {host}:{port}: {reason}. Choose another with {option}.',
   INSECURE_API:
     'Refusing to listen on {host} without a token: anyone who reaches it could change schedules. Give --api-token, or --insecure if that is meant.',
+  PIDFILE_TAKEN:
+    'Refusing to start: process {pid} lives and has {file}. Stop it, or give another --pidfile (if that is another program, remove the file).',
+  PIDFILE_UNUSABLE: 'Cannot use --pidfile {file}: {reason}. Nothing was changed. Give another file.',
   TASKS_MODULE: 'Cannot load tasks module {file}: {reason}.',
+  CHILD_LOST: 'A child of the worker pool ended before it was ready ({reason}). See what it wrote to standard error.',
+  STATE_FILE:
+    'Cannot use the state file {file}: {reason}. Nothing was changed. Repair it, or move it away to start without what it remembers.',
   NO_TASKS: 'No task was defined by {files}. Define one with task(name, fn) from "ringbeat".',
   SCRIPT_REPLY:
     'Script {script} answered {reply}, which is not what its header promises. Do all processes run the same version?',

@@ -1,5 +1,6 @@
 import { unzipSync } from 'node:zlib';
 import { messageOf, RingbeatError } from './errors.ts';
+import { type Json, parseJson } from './json.ts';
 
 /** A task's value as it arrives: JSON, and Celery's typed values where a producer sent them. */
 export type Value =
@@ -36,14 +37,41 @@ export interface TaskMessage {
   readonly expiresMs: number | null;
   readonly ignoreResult: boolean;
   readonly groupId: string | null;
+  /** Its place in the group. */
+  readonly groupIndex: number | null;
+  /** Hard and soft limit of its run time, s; null where the task's own applies. */
+  readonly timeLimit: readonly [hard: number | null, soft: number | null];
+  /** The name under which it is shown; null: that of its task. */
+  readonly shadow: string | null;
+  /** Its arguments as text, as the sender wants them shown. */
+  readonly argsrepr: string | null;
+  readonly kwargsrepr: string | null;
   readonly rootId: string | null;
   readonly parentId: string | null;
   readonly headers: { readonly [key: string]: unknown };
   readonly deliveryInfo: DeliveryInfo;
   readonly schedule: ScheduleHeader | null;
-  /** Names of the workflow parts that it carries: callbacks, errbacks, chain, chord. */
-  readonly workflow: readonly string[];
+  /** How often tasks took each other's place until this one came. */
+  readonly replacedTaskNesting: number;
+  /** Whether its sender's Celery reads typed values in results: 5.3 and newer. */
+  readonly isTyped: boolean;
+  /** What is to be sent when it has ended. */
+  readonly workflow: Workflow;
 }
+
+/** A task that is to be sent later, as Celery serialises it (celery/canvas.py), with every number and typed value as it came. */
+export type Signature = { readonly [field: string]: Json };
+
+/** What follows a task: signatures for its success, its failure, the rest of its chain (the next one last), and its chord's body. */
+export interface Workflow {
+  readonly callbacks: readonly Signature[];
+  readonly errbacks: readonly Signature[];
+  readonly chain: readonly Signature[];
+  readonly chord: Signature | null;
+}
+
+/** The workflow of a task that nothing follows: always this very object. */
+export const NO_WORKFLOW: Workflow = { callbacks: [], errbacks: [], chain: [], chord: null };
 
 /** As Celery shows it to tasks (celery/worker/request.py). */
 export interface DeliveryInfo {
@@ -62,27 +90,24 @@ export function readMessage(envelope: string): TaskMessage {
   const properties = record(message.properties, 'it has no properties');
   const delivery = record(properties.delivery_info, 'it has no delivery_info');
   const headers = optionalRecord(message.headers, 'its headers are no object');
-  const body = readBody(message, headers, properties);
+  const json = readBody(message, headers, properties);
+  const body = readValue(json);
 
   if (Array.isArray(body)) {
     if (headers.task === undefined || headers.task === null) throw bad('it names no task');
     if (body.length !== 3) throw bad(`its body has ${body.length} parts instead of 3`);
-    const [args, kwargs, embed] = body;
-    return assemble(
-      headers,
-      headers,
-      args,
-      kwargs,
-      optionalRecord(embed, 'the third part of its body is no object'),
-      properties,
-      delivery,
-    );
+    const [args, kwargs, third] = body;
+    const embed = optionalRecord(third, 'the third part of its body is no object');
+    const exact = hasWorkflow(embed) ? exactValue(json) : null;
+    const workflow = Array.isArray(exact) ? workflowOf(exact[2]) : NO_WORKFLOW;
+    return assemble(headers, headers, args, kwargs, workflow, properties, delivery);
   }
   // Protocol 1 keeps everything in the body; where headers are there as well, they win.
   const fields = record(body, 'its body is neither a list nor an object');
   const merged = { ...fields, ...headers };
   if (merged.task === undefined || merged.task === null) throw bad('it names no task');
-  return assemble(merged, headers, fields.args ?? [], fields.kwargs ?? {}, fields, properties, delivery);
+  const workflow = hasWorkflow(fields) ? workflowOf(record(exactValue(json), 'its body is no object')) : NO_WORKFLOW;
+  return assemble(merged, headers, fields.args ?? [], fields.kwargs ?? {}, workflow, properties, delivery);
 }
 
 type Fields = { readonly [key: string]: unknown };
@@ -111,7 +136,7 @@ function assemble(
   headers: Fields,
   args: unknown,
   kwargs: unknown,
-  embed: Fields,
+  workflow: Workflow,
   properties: Fields,
   delivery: Fields,
 ): TaskMessage {
@@ -129,6 +154,11 @@ function assemble(
     expiresMs: instant(fields.expires, 'expires'),
     ignoreResult: fields.ignore_result === true,
     groupId: text(fields.taskset) ?? text(fields.group),
+    groupIndex: typeof fields.group_index === 'number' ? fields.group_index : null,
+    timeLimit: limitsOf(fields.timelimit),
+    shadow: text(fields.shadow),
+    argsrepr: text(fields.argsrepr),
+    kwargsrepr: text(fields.kwargsrepr),
     rootId: text(fields.root_id),
     parentId: text(fields.parent_id),
     headers,
@@ -139,7 +169,9 @@ function assemble(
       redelivered: delivery.redelivered === true,
     },
     schedule: scheduleHeader(headers.ringbeat),
-    workflow: workflowOf(embed),
+    replacedTaskNesting: typeof headers.replaced_task_nesting === 'number' ? headers.replaced_task_nesting : 0,
+    isTyped: 'stamped_headers' in headers,
+    workflow,
   };
 }
 
@@ -148,17 +180,41 @@ function valueRecord(kwargs: unknown): { readonly [key: string]: Value } {
   return kwargs as { readonly [key: string]: Value };
 }
 
-const NO_WORKFLOW: readonly string[] = [];
-const WORKFLOW_PARTS = ['callbacks', 'errbacks', 'chain', 'chord'] as const;
+function hasWorkflow({ callbacks, errbacks, chain, chord }: Fields): boolean {
+  return isPresent(callbacks) || isPresent(errbacks) || isPresent(chain) || isPresent(chord);
+}
 
-function workflowOf(embed: Fields): readonly string[] {
-  let parts = NO_WORKFLOW;
-  for (const part of WORKFLOW_PARTS) {
-    const value = embed[part];
-    if (value === undefined || value === null || (Array.isArray(value) && value.length === 0)) continue;
-    parts = [...parts, part];
-  }
-  return parts;
+function workflowOf({ callbacks, errbacks, chain, chord }: Fields): Workflow {
+  return {
+    callbacks: signatures(callbacks, 'callbacks'),
+    errbacks: signatures(errbacks, 'errbacks'),
+    chain: signatures(chain, 'chain'),
+    chord: isPresent(chord) ? signature(chord, 'its chord is no signature') : null,
+  };
+}
+
+function isPresent(part: unknown): boolean {
+  return part !== undefined && part !== null && !(Array.isArray(part) && part.length === 0);
+}
+
+function signatures(part: unknown, name: string): Signature[] {
+  if (part === undefined || part === null) return [];
+  // Protocol 1 knows a single one beside lists.
+  const list: readonly unknown[] = Array.isArray(part) ? part : [part];
+  return list.map((member) => signature(member, `one of its ${name} is no signature`));
+}
+
+/** What `exactValue` made is JSON. */
+function signature(value: unknown, reason: string): Signature {
+  return record(value, reason) as Signature;
+}
+
+const NO_LIMITS = [null, null] as const;
+
+function limitsOf(limits: unknown): TaskMessage['timeLimit'] {
+  if (!Array.isArray(limits)) return NO_LIMITS;
+  const [hard, soft] = limits.map((limit) => (typeof limit === 'number' && limit > 0 ? limit : null));
+  return hard === null && soft === null ? NO_LIMITS : [hard ?? null, soft ?? null];
 }
 
 /** `rb:{3}:` (lua/keys.ts). */
@@ -183,7 +239,7 @@ const TEXT_ENCODINGS: readonly unknown[] = ['utf-8', 'UTF-8', 'utf8', 'us-ascii'
 /** kombu writes a zlib stream under this name, whatever it says (kombu/compression.py). */
 const COMPRESSIONS: readonly unknown[] = ['application/x-gzip', 'gzip', 'zlib'];
 
-function readBody(message: Fields, headers: Fields, properties: Fields): unknown {
+function readBody(message: Fields, headers: Fields, properties: Fields): string {
   const type = message['content-type'];
   // Above all pickle: to load it is to run whatever the sender wrote.
   if (type !== 'application/json' && type !== 'json')
@@ -198,12 +254,12 @@ function readBody(message: Fields, headers: Fields, properties: Fields): unknown
 
   if (encoding === 'base64') {
     const bytes = fromBase64(body);
-    return readValue(isCompressed ? strictText(decompress(bytes, compression)) : strictText(bytes));
+    return isCompressed ? strictText(decompress(bytes, compression)) : strictText(bytes);
   }
   if (encoding !== undefined && encoding !== null && encoding !== 'utf-8')
     throw bad(`its body encoding is ${JSON.stringify(encoding)}`);
   if (isCompressed) throw bad('its body is compressed but not base64');
-  return readValue(body);
+  return body;
 }
 
 function fromBase64(body: string): Buffer {
@@ -241,26 +297,38 @@ function readValue(json: string): unknown {
   try {
     value = JSON.parse(json);
   } catch (error) {
-    value = parse(
-      json.replace(/"(?:[^"\\]|\\.)*"|-?Infinity|NaN/g, (token) => BARE_NUMBERS.get(token) ?? token),
-      `its body is not JSON (${messageOf(error)})`,
-    );
-    return reviveTyped(value);
+    value = parse(withTypedNumbers(json), `its body is not JSON (${messageOf(error)})`);
+    return reviveTyped(value, typedValue);
   }
-  return json.includes('"__type__"') ? reviveTyped(value) : value;
+  return json.includes('"__type__"') ? reviveTyped(value, typedValue) : value;
+}
+
+/** JSON as it is to be sent on: of a body that `readValue` can read. */
+function exactValue(json: string): unknown {
+  try {
+    return parseJson(json);
+  } catch {
+    return reviveTyped(parseJson(withTypedNumbers(json)), (type, value) =>
+      type === 'float' ? Number(value) : { __type__: type, __value__: value },
+    );
+  }
+}
+
+/** JavaScript knows no bare NaN and infinities in JSON. */
+function withTypedNumbers(json: string): string {
+  return json.replace(/"(?:[^"\\]|\\.)*"|-?Infinity|NaN/g, (token) => BARE_NUMBERS.get(token) ?? token);
 }
 
 const BARE_NUMBERS = new Map(
   ['NaN', 'Infinity', '-Infinity'].map((name) => [name, `{"__type__": "float", "__value__": "${name}"}`]),
 );
 
-function reviveTyped(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(reviveTyped);
+function reviveTyped(value: unknown, typed: (type: unknown, value: unknown) => unknown): unknown {
+  if (Array.isArray(value)) return value.map((member) => reviveTyped(member, typed));
   if (typeof value !== 'object' || value === null) return value;
   const keys = Object.keys(value);
-  if (keys.length === 2 && '__type__' in value && '__value__' in value)
-    return typedValue(value.__type__, value.__value__);
-  return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, reviveTyped(member)]));
+  if (keys.length === 2 && '__type__' in value && '__value__' in value) return typed(value.__type__, value.__value__);
+  return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, reviveTyped(member, typed)]));
 }
 
 /** kombu/utils/json.py: what a producer of newer Celery means by `{"__type__": …, "__value__": …}`. */

@@ -17,6 +17,8 @@ export interface TaskToSend {
   readonly timeLimit: number | null;
   readonly softTimeLimit: number | null;
   readonly ignoreResult: boolean;
+  /** Name that logs and monitors show instead of the task's; null: none. */
+  readonly shadow: string | null;
   /** Headers of the sender's own. */
   readonly headers: { readonly [key: string]: Json };
   readonly deliveryTag: string;
@@ -38,7 +40,7 @@ export function taskEnvelope(task: TaskToSend): string {
       lang: 'py',
       task: task.task,
       id,
-      shadow: null,
+      shadow: task.shadow,
       eta: task.etaMs === null ? null : celeryTime(task.etaMs),
       expires: expires === null ? null : celeryTime(expires.atMs),
       group: null,

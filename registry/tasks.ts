@@ -199,6 +199,7 @@ function messageOf({ task: spec, position }: TaskOfRequest, sender: Sender): Mes
     timeLimit: options.time_limit,
     softTimeLimit: options.soft_time_limit,
     ignoreResult: options.ignore_result,
+    shadow: options.shadow,
     headers: options.headers,
     deliveryTag: tag,
     origin: `ringbeat@${namespace}`,

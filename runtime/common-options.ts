@@ -1,5 +1,5 @@
 import { RingbeatError } from '../protocol/errors.ts';
-import { LOG_LEVELS } from './log.ts';
+import { LOG_FORMATS, LOG_LEVELS } from './log.ts';
 import { type OptionSpec, oneOf, text } from './options.ts';
 
 const NAMESPACE = /^[A-Za-z0-9._-]{1,64}$/;
@@ -36,6 +36,7 @@ export const COMMON_OPTIONS = {
   }),
   namespace,
   logLevel: oneOf(LOG_LEVELS, { default: 'info', doc: 'least severe event that is logged' }),
+  logFormat: oneOf(LOG_FORMATS, { default: 'json', doc: 'json: one object a line; pretty: for people' }),
 };
 
 /** Refuses the roles that this version cannot yet put on another Redis. */

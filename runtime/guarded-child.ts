@@ -45,6 +45,8 @@ export interface GuardOptions {
   /** What becomes of its output. Default: both are streams of `process`. */
   readonly stdout?: 'pipe' | 'ignore' | 'inherit';
   readonly stderr?: 'pipe' | 'ignore' | 'inherit';
+  /** For a program that is Node: gives `process` the channel of a forked one. Default false. */
+  readonly channel?: boolean;
 }
 
 // A zombie counts as ended: where process 1 reaps nobody (many containers), it would otherwise be waited for in vain.
@@ -68,7 +70,7 @@ grace=$1 folder=$2; shift 2
   kill -TERM $$
   ends_within "$grace" || { kill -KILL $$; ends_within 5; }
   [ -z "$folder" ] || rm -rf -- "$folder"
-) </dev/null >/dev/null 2>&1 &
+) </dev/null >/dev/null 2>&1 5<&- &
 exec "$@" 3<&-
 `;
 
@@ -78,12 +80,13 @@ export async function spawnGuarded(
   args: readonly string[],
   options: GuardOptions,
 ): Promise<GuardedChild> {
+  const channel = options.channel === true ? 'ipc' : 'ignore';
   const child = spawn(
     '/bin/sh',
     ['-c', GUARD, program, String(options.graceSec), options.removeFolder ?? '', program, ...args],
     {
       detached: true,
-      stdio: ['ignore', options.stdout ?? 'pipe', options.stderr ?? 'pipe', 'pipe', options.holds ?? 'ignore'],
+      stdio: ['ignore', options.stdout ?? 'pipe', options.stderr ?? 'pipe', 'pipe', options.holds ?? 'ignore', channel],
       env: options.env ?? process.env,
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     },

@@ -84,10 +84,10 @@ export function list(spec: Described<readonly string[]>): OptionSpec<readonly st
   };
 }
 
-export function flag(spec: { readonly doc: string }): OptionSpec<boolean> {
+export function flag(spec: { readonly doc: string; readonly short?: string }): OptionSpec<boolean> {
   return {
     placeholder: null,
-    doc: spec.doc,
+    ...spec,
     default: false,
     parse: (value) => value !== '0' && value !== 'false' && value !== '',
   };

@@ -25,6 +25,9 @@ export function createTaskSchema(namespace: string) {
       soft_time_limit,
       ignore_result: z.boolean().default(false),
       headers,
+      shadow: printableName('Name to show in logs and monitors instead of the task: 1 to 200 bytes; null: none.')
+        .nullable()
+        .default(null),
       task_id: printableName('Id of the task: 1 to 200 bytes without control characters; null: a new one.')
         .nullable()
         .default(null),

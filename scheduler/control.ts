@@ -38,7 +38,7 @@ export class RemoteControl implements Service {
       subscriber,
       node: null,
       clock: new LogicalClock(),
-      commands: { revoke: ({ task_id }) => this.#revoke(task_id) },
+      commands: { revoke: ({ task_id }) => this.#revoke(task_id), terminate: ({ task_id }) => this.#revoke(task_id) },
       onProblem: (problem) => log.warn(problem),
     });
   }

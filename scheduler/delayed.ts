@@ -115,7 +115,7 @@ export class DelayedQueues implements Service {
       const delay = readDelay(envelope);
       if (delay !== null && revoked.has(delay.id)) {
         const record = revokedRecord({ id: delay.id, groupId: null, parentId: null }, 'revoked', nowMs);
-        settlements.push({ tag, mode: 'held', result: { taskId: delay.id, record }, letter: null, run: null });
+        settlements.push({ tag, mode: 'held', result: { taskId: delay.id, record }, letter: null, run: null, actions: [] });
       } else if (delay !== null && delay.etaMs !== null && delay.etaMs > nowMs) {
         toPark.push({ tag, taskId: delay.id, list, etaMs: delay.etaMs });
       } else {
@@ -127,11 +127,11 @@ export class DelayedQueues implements Service {
       const { stuck } = await forward(redis, name, nodeId, toForward);
       for (const { tag, list } of stuck.map((position) => toForward[position]!)) {
         const letter = { queue: list, reason: 'its queue is a key of another type' };
-        settlements.push({ tag, mode: 'dead', result: null, letter, run: null });
+        settlements.push({ tag, mode: 'dead', result: null, letter, run: null, actions: [] });
       }
     }
     if (settlements.length === 0) return;
-    const request = { workerId: nodeId, counter: this.#counter, resultExpiresSec: RESULT_EXPIRES_SEC, settlements };
+    const request = { workerId: nodeId, counter: this.#counter, resultExpiresSec: RESULT_EXPIRES_SEC, shards: 0, settlements };
     await settle(redis, name, request);
   }
 

@@ -11,14 +11,22 @@ export interface Delivery {
   readonly tag: string;
   /** The list it was taken from. */
   readonly list: string;
+  /** The message as kombu wrote it. */
+  readonly envelope: string;
   readonly message: TaskMessage;
   readonly task: RegisteredTask;
   /** Acknowledged after its task has ended rather than just before. */
   readonly isLate: boolean;
   /** Found to have been restored to somebody else: it is not to be run here. */
   isLost: boolean;
-  /** Aborts its task; made when the task asks for its signal. */
-  abort: AbortController | null;
+  /** Its rate limit has let it pass. */
+  isAdmitted: boolean;
+}
+
+/** A message that names a task which nobody has defined here. */
+export interface Unknown {
+  readonly message: TaskMessage;
+  readonly settlement: Settlement;
 }
 
 export interface TriageOptions {
@@ -30,52 +38,37 @@ export interface TriageOptions {
  * Reads a reserved message. What cannot be run comes back as the way it ends, as in Celery, except that nothing is
  * dropped silently: what has no result record to tell of it is kept as a dead letter.
  */
-export function triage(reserved: Reserved, nowMs: number, { acksLate, log }: TriageOptions): Delivery | Settlement {
-  const { tag, list } = reserved;
+export function triage(
+  reserved: Reserved,
+  nowMs: number,
+  { acksLate, log }: TriageOptions,
+): Delivery | Unknown | Settlement {
+  const { tag, list, envelope } = reserved;
   let message: TaskMessage;
   try {
-    message = readMessage(reserved.envelope);
+    message = readMessage(envelope);
   } catch (error) {
     const reason = messageOf(error);
     log.error({ event: 'message_undecodable', tag, queue: list, reason });
-    return { tag, mode: 'dead', result: null, letter: { queue: list, reason }, run: null };
+    return reserved.isAcked
+      ? { ...NOTHING, tag, mode: 'acked', actions: [{ kind: 'dead', list, envelope, reason }] }
+      : { ...NOTHING, tag, mode: 'dead', letter: { queue: list, reason } };
   }
   const task = tasks.get(message.task);
   if (task === undefined) {
     log.error({ event: 'task_unknown', tag, queue: list, task: message.task, id: message.id });
     const record = failureRecord(message, notRegistered(message.task), null, nowMs);
-    return {
-      tag,
-      mode: 'held',
-      result: message.ignoreResult ? null : { taskId: message.id, record },
-      letter: null,
-      run: endedRun(message, 'failure', null),
-    };
-  }
-  if (message.workflow.length > 0) {
-    // To run it and leave out what should follow would break a workflow without a trace.
-    const reason = `workflow messages (${message.workflow.join(', ')}) are not supported by this version of the bundled worker`;
-    log.error({
-      event: 'workflow_unsupported',
-      tag,
-      queue: list,
-      task: message.task,
-      id: message.id,
-      parts: message.workflow,
-    });
-    const exception = { type: 'NotImplementedError', module: 'builtins', args: [reason] };
-    return {
-      tag,
-      mode: 'dead',
-      result: { taskId: message.id, record: failureRecord(message, exception, null, nowMs) },
-      letter: { queue: list, reason },
-      run: endedRun(message, 'failure', null),
-    };
+    const result = message.ignoreResult ? null : { taskId: message.id, record };
+    const run = endedRun(message, 'failure', null);
+    const mode = reserved.isAcked ? 'acked' : 'held';
+    return { message, settlement: { ...NOTHING, tag, mode, result, run } };
   }
   // A run whose end is waited for is kept until then, so that it is missed when this worker dies.
   const isLate = message.schedule?.journal != null || (task.options.acksLate ?? acksLate);
-  return { tag, list, message, task, isLate, isLost: false, abort: null };
+  return { tag, list, envelope, message, task, isLate, isLost: false, isAdmitted: false };
 }
+
+const NOTHING = { result: null, letter: null, run: null, actions: [] } as const;
 
 /** The run in flight that ends with a message; null where nobody waits for it. */
 export function endedRun(

@@ -2,9 +2,22 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Counter, Histogram, Registry } from 'prom-client';
 import { messageOf, RingbeatError } from '../protocol/errors.ts';
+import type { EventCounts } from './events.ts';
 
 /** How a message ended, as `ringbeat_tasks_total{state}` counts it. */
-export const STATES = ['success', 'failure', 'revoked', 'unknown', 'dead', 'refused'] as const;
+export const STATES = [
+  'success',
+  'failure',
+  'retry',
+  'ignored',
+  'rejected',
+  'revoked',
+  'lost',
+  'unknown',
+  'dead',
+  'refused',
+  'abandoned',
+] as const;
 
 export type State = (typeof STATES)[number];
 
@@ -14,7 +27,9 @@ const RUNTIME_BUCKETS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600];
 /** What a worker counts. Counters are plain numbers until somebody asks: a task costs two observations. */
 export class WorkerMetrics {
   readonly registry = new Registry();
-  readonly counts: Record<State, number> = { success: 0, failure: 0, revoked: 0, unknown: 0, dead: 0, refused: 0 };
+  readonly counts = Object.fromEntries(STATES.map((state) => [state, 0])) as Record<State, number>;
+  /** Events of tasks, as monitors get them. */
+  readonly events: EventCounts = { sent: 0, dropped: 0 };
   readonly startLateness = new Histogram({
     name: 'ringbeat_start_lateness_seconds',
     help: 'From the due time of an occurrence to the moment its task function is entered.',
@@ -29,15 +44,26 @@ export class WorkerMetrics {
   });
 
   constructor() {
-    const { counts } = this;
+    const { counts, events } = this;
     new Counter({
       name: 'ringbeat_tasks_total',
-      help: 'Messages by how they ended; refused: restored to another worker before they could start.',
+      help: 'Messages by how they ended; refused: restored to another worker before they could start; abandoned: outcomes of tasks that had been given up.',
       labelNames: ['state'],
       registers: [this.registry],
       collect() {
         this.reset();
         for (const state of STATES) this.inc({ state }, counts[state]);
+      },
+    });
+    new Counter({
+      name: 'ringbeat_events_total',
+      help: 'Events of tasks for monitors: sent, or dropped because Redis was away or slower than the tasks.',
+      labelNames: ['state'],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        this.inc({ state: 'sent' }, events.sent);
+        this.inc({ state: 'dropped' }, events.dropped);
       },
     });
   }

@@ -1,24 +1,39 @@
 import type { Redis } from 'ioredis';
-import { acknowledge } from '../lua/acknowledge.ts';
+import { tasks } from '../client/task.ts';
+import { workerKeys } from '../lua/keys.ts';
 import { park } from '../lua/park.ts';
 import { refresh } from '../lua/refresh.ts';
-import { type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
+import { type DirectTasks, type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
 import { restoreTags } from '../lua/restore.ts';
 import type { Settlement, SettleReply } from '../lua/settle.ts';
+import { start } from '../lua/start.ts';
+import { asciiJsonString } from '../protocol/json.ts';
 import type { TaskMessage } from '../protocol/message-reader.ts';
 import type { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
+import { Active } from './active.ts';
+import { Chords } from './chords.ts';
 import type { WorkerConfig } from './config.ts';
+import type { TaskPort } from './context.ts';
 import { type Delivery, triage } from './delivery.ts';
-import { EtaHeap } from './eta-heap.ts';
-import { execute, LOST, type Outcome, type Surroundings, settlementOf } from './execute.ts';
+import { type EndingOptions, endingOf, endingOptions } from './ending.ts';
+import type { Events } from './events.ts';
+import { Heap } from './heap.ts';
 import { Lane } from './lane.ts';
-import type { State, WorkerMetrics } from './metrics.ts';
+import type { WorkerMetrics } from './metrics.ts';
+import type { Outcome } from './outcome.ts';
+import type { Pool } from './pools/pool.ts';
+import type { RateLimits } from './rate-limits.ts';
+import { Reporter } from './reporter.ts';
 import { Settler } from './settler.ts';
+import { Started } from './started.ts';
 
 /** Most messages that one script call carries. */
 const MAX_BATCH = 500;
+
+/** As Celery's worker_prefetch_multiplier. */
+const PREFETCH_MULTIPLIER = 4;
 
 /** Most bytes that one reserve takes. */
 const MAX_BYTES = 1_048_576;
@@ -29,6 +44,9 @@ const POLL_MAX_MS = 20;
 
 /** Most messages with a future eta that are held while no beat node can park them; then no more are taken. */
 const MAX_HELD = 10_000;
+
+/** Most bytes of task names that one reserve carries; with more tasks none start as they are taken. */
+const MAX_NAMES = 8_192;
 
 /** Functions are entered for about this long, ms, before the event loop gets to hear of anything else. */
 const SLICE_MS = 10;
@@ -42,19 +60,26 @@ export interface PumpOptions {
   readonly workerId: string;
   readonly clock: RedisClock;
   readonly metrics: WorkerMetrics;
-  readonly surroundings: Surroundings;
+  readonly pool: Pool;
+  readonly port: TaskPort;
+  readonly events: Events;
+  readonly rateLimits: RateLimits;
   /** Tasks that are not to be run; see `dropRevoked`. */
   readonly revoked: RevokedTasks;
   readonly log: Log;
+  /** Told whenever messages were taken. */
+  onTaken(): void;
 }
 
 /**
  * Moves messages through the worker:
  *
- *     queue --reserve--> waiting --acknowledge--> running --settle--> done      (acks early)
- *                        waiting ---------------> running --settle--> done      (acks late)
+ *     queue --reserve--> waiting --start--> active --settle--> done
+ *                        waiting --> held back by its rate limit --> waiting
  *                        etaAhead --park--> the namespace's shards
  *                        etaAhead --> held --> waiting                          (while there is no beat node)
+ *
+ * `start` acknowledges what is acknowledged early; runs whose end a schedule waits for need no such step.
  *
  * Whatever it is told (an answer, a task's end, a timer) ends in `#pump`, which sends every lane that is free its next batch.
  * So each lane has one call in flight, and batches grow by themselves with the load.
@@ -62,18 +87,26 @@ export interface PumpOptions {
 export class Pump {
   readonly #options: PumpOptions;
   readonly #log: Log;
-  readonly #lanes: Readonly<Record<'reserve' | 'acknowledge' | 'park' | 'settle' | 'verify', Lane>>;
+  readonly #lanes: Readonly<Record<'reserve' | 'start' | 'park' | 'settle' | 'verify', Lane>>;
   readonly #settler: Settler;
+  readonly #active: Active;
+  readonly #reporter: Reporter;
+  readonly #started: Started;
+  readonly #endings: EndingOptions;
+  readonly #chords: Chords;
   /** Everything of ours that lies in unacked, by tag; held messages too. */
   readonly #known = new Map<string, Delivery | null>();
   readonly #waiting: Delivery[] = [];
   readonly #etaAhead: Delivery[] = [];
   /** May be run, in slots that are already taken for them. */
   readonly #ready: Delivery[] = [];
-  readonly #held = new EtaHeap();
+  readonly #held = new Heap<Delivery>();
   #queues: readonly string[];
-  #acknowledging = 0;
-  #running = 0;
+  #starting = 0;
+  /** Messages that start as they are taken: asked for, and answered but not yet read. */
+  #asked = 0;
+  #arriving = 0;
+  #directNames: { readonly of: string; readonly names: string } | null = null;
   #shards = 0;
   #verifiedAtMs = monotonicMs();
   #pollMs = POLL_MIN_MS;
@@ -93,7 +126,7 @@ export class Pump {
     const lane = (name: string) => new Lane(name, options.log, () => options.clock.disturbed());
     this.#lanes = {
       reserve: lane('reserve'),
-      acknowledge: lane('acknowledge'),
+      start: lane('start'),
       park: lane('park'),
       settle: lane('settle'),
       verify: lane('verify'),
@@ -104,8 +137,56 @@ export class Pump {
       workerId: options.workerId,
       resultExpiresSec: options.config.resultExpiresSec,
       lane: this.#lanes.settle,
+      shards: () => this.#shards,
       onSettled: (batch, reply) => this.#settled(batch, reply),
     });
+    this.#reporter = new Reporter(options);
+    this.#started = new Started(options);
+    this.#endings = endingOptions(options.config);
+    this.#chords = new Chords({
+      ...options,
+      namespace: options.config.namespace,
+      token: workerKeys(options.config.namespace, options.workerId).state,
+      resultExpiresSec: options.config.resultExpiresSec,
+      source: this.#endings.source,
+      nowMs: () => options.clock.nowMs(),
+      shards: () => this.#shards,
+    });
+    this.#active = new Active({
+      ...options,
+      limits: { soft: options.config.softTimeLimitSec, hard: options.config.timeLimitSec },
+      onStart: (job) => this.#started.add(job),
+      onEnd: (delivery, outcome, runtimeSec) => {
+        this.#ended(delivery, outcome, { isAcked: !delivery.isLate, runtimeSec });
+        this.#schedule();
+      },
+    });
+  }
+
+  /** The tasks that run. */
+  get active(): Active {
+    return this.#active;
+  }
+
+  /** Most unacknowledged messages, those with a future eta and those that a rate limit holds back aside. */
+  get prefetch(): number {
+    const { config, pool } = this.#options;
+    return config.prefetch ?? (pool.size + pool.ahead) * PREFETCH_MULTIPLIER;
+  }
+
+  /** Queues that messages are taken from. */
+  get queues(): readonly string[] {
+    return [...this.#queues].sort();
+  }
+
+  addQueue(queue: string): void {
+    if (!this.#queues.includes(queue)) this.#queues = [...this.#queues, queue];
+    this.#schedule();
+  }
+
+  /** What was taken from it before is run. */
+  cancelQueue(queue: string): void {
+    this.#queues = this.#queues.filter((name) => name !== queue);
   }
 
   start(): void {
@@ -118,12 +199,12 @@ export class Pump {
     this.#disarm();
     await Promise.all([
       this.#lanes.reserve.idle(),
-      this.#lanes.acknowledge.idle(),
+      this.#lanes.start.idle(),
       this.#lanes.park.idle(),
       this.#lanes.verify.idle(),
     ]);
     const rest: Delivery[] = this.#waiting.splice(0);
-    rest.push(...this.#etaAhead.splice(0));
+    rest.push(...this.#etaAhead.splice(0), ...this.#options.rateLimits.takeWhere(() => true));
     for (let delivery = this.#held.pop(Infinity); delivery !== null; delivery = this.#held.pop(Infinity))
       rest.push(delivery);
     const tags = rest.filter((delivery) => !delivery.isLost).map((delivery) => delivery.tag);
@@ -132,12 +213,19 @@ export class Pump {
     for (const tag of tags) this.#known.delete(tag);
   }
 
-  /** Resolves when no task runs and everything is settled. Only after `drain`. */
+  /** Resolves when no task runs, everything is settled, and the bodies of chords are sent. Only after `drain`. */
   async quiet(): Promise<void> {
-    if (this.#isQuiet) return;
-    await new Promise<void>((resolve) => {
-      this.#onQuiet.push(resolve);
-    });
+    if (!this.#isQuiet) {
+      await new Promise<void>((resolve) => {
+        this.#onQuiet.push(resolve);
+      });
+    }
+    await this.#chords.quiet();
+  }
+
+  /** Finishes chords that other workers left over when they died; answers when to look again, ms. */
+  sweepChords(): Promise<number> {
+    return this.#chords.sweep();
   }
 
   /** Forgets everything at once; what still runs is no longer heard of. */
@@ -145,6 +233,8 @@ export class Pump {
     this.#isStopping = true;
     this.#isClosed = true;
     this.#disarm();
+    this.#active.close();
+    this.#options.rateLimits.close();
     for (const lane of Object.values(this.#lanes)) lane.close();
   }
 
@@ -169,23 +259,46 @@ export class Pump {
   dropRevoked(): void {
     const isRevoked = (delivery: Delivery) => this.#isRevoked(delivery);
     const dropped = [this.#waiting, this.#etaAhead].map((deliveries) => takeWhere(deliveries, isRevoked));
-    for (const delivery of [...dropped.flat(), ...this.#held.takeWhere(isRevoked)]) {
-      if (!delivery.isLost) this.#ended(delivery, { state: 'revoked', reason: 'revoked' }, false);
-    }
+    const held = [...this.#held.takeWhere(isRevoked), ...this.#options.rateLimits.takeWhere(isRevoked)];
+    for (const delivery of [...dropped.flat(), ...held]) if (!delivery.isLost) this.#revoke(delivery, 'revoked');
     this.#schedule();
   }
 
   /** Messages with a future eta that lie here, not in a shard. */
   held(): readonly TaskMessage[] {
     const nowMs = this.#options.clock.nowMs();
-    return [...this.#etaAhead, ...this.#held.deliveries(), ...this.#waiting]
+    return [...this.#etaAhead, ...this.#held.items(), ...this.#waiting]
       .filter(({ isLost, message }) => !isLost && message.etaMs !== null && message.etaMs > nowMs)
       .map(({ message }) => message);
   }
 
+  /** Messages that wait for a slot, or for their rate limit. */
+  reserved(): readonly TaskMessage[] {
+    const nowMs = this.#options.clock.nowMs();
+    return [...this.#ready, ...this.#waiting, ...this.#options.rateLimits.deliveries()]
+      .filter(({ isLost, message }) => !isLost && (message.etaMs === null || message.etaMs <= nowMs))
+      .map(({ message }) => message);
+  }
+
+  /** How many tasks run or wait for a slot. */
+  get load(): number {
+    return this.#active.size + this.#ready.length + this.#starting + this.#waiting.length;
+  }
+
+  /** Takes up work again after something outside changed: the pool's size, a rate limit. */
+  wake(): void {
+    this.#schedule();
+  }
+
+  /** Messages that a rate limit lets pass now. */
+  admitted(deliveries: readonly Delivery[]): void {
+    for (const delivery of deliveries) delivery.isAdmitted = true;
+    this.#waiting.push(...deliveries);
+    this.#schedule();
+  }
+
   #isRevoked({ message }: Delivery): boolean {
-    const { revoked } = this.#options;
-    return revoked.size > 0 && revoked.has(message.id);
+    return this.#options.revoked.covers(message);
   }
 
   /** These tags are no longer ours: their messages are not to be started. */
@@ -194,7 +307,7 @@ export class Pump {
       const delivery = this.#known.get(tag);
       if (delivery) {
         delivery.isLost = true;
-        delivery.abort?.abort(new Error(LOST));
+        this.#active.interrupt(tag, new Error(LOST));
       }
       this.#known.delete(tag);
     }
@@ -202,8 +315,18 @@ export class Pump {
 
   get #isQuiet(): boolean {
     return (
-      this.#running === 0 && this.#acknowledging === 0 && this.#settler.backlog === 0 && !this.#lanes.settle.isBusy
+      this.#active.size === 0 &&
+      this.#ready.length === 0 &&
+      this.#starting === 0 &&
+      this.#settler.backlog === 0 &&
+      !this.#lanes.settle.isBusy
     );
+  }
+
+  /** Slots for which nothing is there or on its way. */
+  get #free(): number {
+    const { pool } = this.#options;
+    return pool.size - this.#active.size - this.#ready.length - this.#starting - this.#asked - this.#arriving;
   }
 
   get #isInDoubt(): boolean {
@@ -222,6 +345,7 @@ export class Pump {
 
   #pump(): void {
     this.#runReady();
+    this.#started.flush();
     this.#settler.flush();
     if (!this.#isStopping) {
       this.#releaseHeld();
@@ -229,8 +353,10 @@ export class Pump {
       this.#park();
       this.#reserve();
       // Starting may have settled: revoked ones, and tasks that ended at once.
+      this.#started.flush();
       this.#settler.flush();
     }
+    this.#options.events.flush();
     if (this.#isStopping && this.#isQuiet) for (const resolve of this.#onQuiet.splice(0)) resolve();
   }
 
@@ -238,27 +364,59 @@ export class Pump {
 
   #reserve(): void {
     if (this.#lanes.reserve.isBusy || this.#pollTimer !== null) return;
-    const { redis, config, workerId } = this.#options;
-    if (this.#held.size >= MAX_HELD) {
+    const { redis, config, workerId, rateLimits } = this.#options;
+    const aside = this.#held.size + rateLimits.size;
+    if (aside >= MAX_HELD || this.#queues.length === 0) {
       this.#pollIn(POLL_MAX_MS);
       return;
     }
+    const { prefetch } = this;
+    const direct = this.#startable();
+    const room = prefetch - (this.#known.size - aside);
     // At most half of the room in one call: then Redis fills the one half while the other half is being run.
-    const room = config.prefetch - (this.#known.size - this.#held.size);
-    const limit = Math.min(room, Math.ceil(config.prefetch / 2), MAX_BATCH);
+    const limit = Math.min(room, direct?.room ?? Math.ceil(prefetch / 2), MAX_BATCH);
     // Many small calls cost more than few large ones, so a little room has to wait, unless there is nothing to start.
-    const isWorthwhile = room >= Math.max(1, config.prefetch >> 2) || (room > 0 && this.#waiting.length === 0);
-    if (!isWorthwhile) return;
+    const isWorthwhile =
+      direct !== null || room >= Math.max(1, prefetch >> 2) || (room > 0 && this.#waiting.length === 0);
+    if (!isWorthwhile || limit <= 0) return;
     const queues = this.#queues;
     this.#queues = [...queues.slice(1), ...queues.slice(0, 1)];
+    this.#asked = direct?.room ?? 0;
     let sentAtMs = monotonicMs();
     this.#lanes.reserve.send(
       (counter) => {
         sentAtMs = monotonicMs();
-        return reserve(redis, config.namespace, { workerId, counter, limit, byteLimit: MAX_BYTES, queues });
+        const request = { workerId, counter, limit, byteLimit: MAX_BYTES, queues };
+        return reserve(redis, config.namespace, direct === null ? request : { ...request, direct });
       },
       (reply) => this.#reserved(reply, limit, sentAtMs),
     );
+  }
+
+  /**
+   * What can start as soon as it is taken, and so may be acknowledged with that: then it need not be written to unacked only
+   * to be taken off again. Null where no slot, or only few, are free.
+   */
+  #startable(): DirectTasks | null {
+    if (this.#waiting.length > 0 || this.#isInDoubt) return null;
+    const { pool } = this.#options;
+    const room = Math.min(this.#free, Math.ceil(pool.size / 2), MAX_BATCH);
+    if (room < 1 || room < pool.size >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
+    const names = this.#directTasks();
+    return names === '' ? null : { room, tasks: names };
+  }
+
+  /** Tasks whose messages are acknowledged early and held up by nothing. */
+  #directTasks(): string {
+    const { config, rateLimits } = this.#options;
+    const of = `${tasks.size} ${rateLimits.revision}`;
+    if (this.#directNames?.of === of) return this.#directNames.names;
+    const names = [...tasks.values()]
+      .filter(({ name, options }) => !(options.acksLate ?? config.acksLate) && !rateLimits.limits(name))
+      .map(({ name }) => asciiJsonString(name))
+      .join('\n');
+    this.#directNames = { of, names: names.length > MAX_NAMES ? '' : names };
+    return this.#directNames.names;
   }
 
   #reserved(reply: ReserveReply, limit: number, sentAtMs: number): void {
@@ -266,7 +424,13 @@ export class Pump {
     this.#report(reply);
     // Twice in the queue, or answered twice: either way it is the message that we hold.
     const messages = reply.messages.filter(({ tag }) => !this.#known.has(tag));
-    for (const { tag } of messages) this.#known.set(tag, null);
+    let acked = 0;
+    for (const { tag, isAcked } of messages) {
+      if (isAcked) acked += 1;
+      else this.#known.set(tag, null);
+    }
+    this.#asked = 0;
+    this.#arriving = acked;
     if (reply.messages.length >= limit) {
       this.#pollMs = POLL_MIN_MS;
     } else {
@@ -277,20 +441,35 @@ export class Pump {
     // Before this batch is read, so that Redis works meanwhile.
     if (!this.#isStopping) this.#reserve();
     for (const message of messages) this.#take(message, reply.nowMs);
+    this.#arriving = 0;
+    if (messages.length > 0) this.#options.onTaken();
+    this.#runReady();
     this.#schedule();
   }
 
   #take(reserved: Reserved, nowMs: number): void {
-    const { config, metrics, log } = this.#options;
+    const { config, log } = this.#options;
     const found = triage(reserved, nowMs, { acksLate: config.acksLate, log });
     if ('mode' in found) {
-      metrics.counts[found.mode === 'dead' ? 'dead' : 'unknown'] += 1;
+      this.#reporter.dead(reserved.envelope, found.letter?.reason ?? '');
       this.#settler.add(found);
+      return;
+    }
+    if ('settlement' in found) {
+      this.#reporter.unknown(found.message);
+      this.#settler.add(found.settlement);
+      return;
+    }
+    const { expiresMs } = found.message;
+    const isExpired = expiresMs !== null && nowMs > expiresMs;
+    if (!isExpired && !this.#isRevoked(found)) this.#reporter.received(found);
+    if (reserved.isAcked) {
+      this.#ready.push(found);
       return;
     }
     this.#known.set(found.tag, found);
     const { etaMs } = found.message;
-    if (this.#isRevoked(found)) this.#ended(found, { state: 'revoked', reason: 'revoked' }, false);
+    if (this.#isRevoked(found)) this.#revoke(found, 'revoked');
     else if (etaMs !== null && etaMs > nowMs) this.#etaAhead.push(found);
     else this.#waiting.push(found);
   }
@@ -383,52 +562,55 @@ export class Pump {
       this.#verify();
       return;
     }
-    const { config, clock } = this.#options;
-    let free = config.concurrency - this.#running - this.#acknowledging;
+    const { pool, clock, rateLimits } = this.#options;
+    const slots = pool.size + pool.ahead;
+    let free = slots - this.#active.size - this.#ready.length - this.#starting;
     // Results are stored slower than tasks run: let them catch up instead of piling up in memory.
     if (this.#settler.backlog > 4 * MAX_BATCH) free = 0;
     if (free <= 0) return;
     const nowMs = clock.nowMs();
-    // Half of the slots at a time: the next are acknowledged while these run.
-    const most = Math.min(Math.ceil(config.concurrency / 2), MAX_BATCH);
+    // Half of the slots at a time: the next are started while these run.
+    const most = Math.min(Math.ceil(slots / 2), MAX_BATCH);
     const batch: Delivery[] = [];
-    const late: Delivery[] = [];
     let taken = 0;
     for (const delivery of this.#waiting) {
-      if (free === 0 || (!delivery.isLate && (batch.length === most || this.#lanes.acknowledge.isBusy))) break;
+      const needsStart = !isJournalRun(delivery);
+      if (free === 0 || (needsStart && (batch.length === most || this.#lanes.start.isBusy))) break;
       taken += 1;
       if (delivery.isLost) continue;
       const { expiresMs } = delivery.message;
-      const isExpired = expiresMs !== null && nowMs > expiresMs;
-      if (isExpired || this.#isRevoked(delivery)) {
-        this.#ended(delivery, { state: 'revoked', reason: isExpired ? 'expired' : 'revoked' }, false);
-        continue;
+      if (expiresMs !== null && nowMs > expiresMs) {
+        this.#revoke(delivery, 'expired');
+      } else if (this.#isRevoked(delivery)) {
+        this.#revoke(delivery, 'revoked');
+      } else if (delivery.isAdmitted || !rateLimits.isOn || rateLimits.admit(delivery)) {
+        free -= 1;
+        if (needsStart) batch.push(delivery);
+        else this.#ready.push(delivery);
       }
-      free -= 1;
-      if (delivery.isLate) late.push(delivery);
-      else batch.push(delivery);
     }
     this.#waiting.splice(0, taken);
-    this.#running += late.length;
-    if (batch.length > 0) this.#acknowledge(batch);
-    this.#ready.push(...late);
+    if (batch.length > 0) this.#start(batch);
     this.#runReady();
   }
 
-  #acknowledge(batch: readonly Delivery[]): void {
+  #start(batch: readonly Delivery[]): void {
     const { redis, config, workerId, clock, metrics } = this.#options;
-    const tags = batch.map((delivery) => delivery.tag);
-    this.#acknowledging = batch.length;
+    const tagsOf = (isLate: boolean) => batch.filter((one) => one.isLate === isLate).map(({ tag }) => tag);
+    const early = tagsOf(false);
+    const late = tagsOf(true);
+    this.#starting = batch.length;
     let sentAtMs = monotonicMs();
-    this.#lanes.acknowledge.send(
+    this.#lanes.start.send(
       (counter) => {
         sentAtMs = monotonicMs();
-        return acknowledge(redis, config.namespace, { workerId, counter, tags });
+        return start(redis, config.namespace, { workerId, counter, maxCrashes: config.maxCrashes, early, late });
       },
       ({ nowMs, refused }) => {
         clock.observe(nowMs, sentAtMs);
-        this.#acknowledging = 0;
-        for (const tag of tags) this.#known.delete(tag);
+        this.#starting = 0;
+        for (const tag of early) this.#known.delete(tag);
+        for (const tag of refused) this.#known.delete(tag);
         if (refused.size > 0) {
           metrics.counts.refused += refused.size;
           this.#log.warn({
@@ -437,9 +619,7 @@ export class Pump {
             reason: 'they were restored to another worker before they could start',
           });
         }
-        const started = batch.filter((_, index) => !refused.has(index));
-        this.#running += started.length;
-        this.#ready.push(...started);
+        this.#ready.push(...(refused.size === 0 ? batch : batch.filter(({ tag }) => !refused.has(tag))));
         // Before these run, so that Redis works meanwhile.
         if (!this.#isStopping) this.#startWaiting();
         this.#runReady();
@@ -481,52 +661,55 @@ export class Pump {
 
   #runReady(): void {
     if (this.#ready.length === 0) return;
+    const { pool } = this.#options;
     const untilMs = monotonicMs() + SLICE_MS;
     let entered = 0;
     for (const delivery of this.#ready) {
+      // What was started ahead waits here for its slot; the end of a task comes back here.
+      if (this.#active.size >= pool.size) break;
       entered += 1;
       this.#run(delivery);
       if (monotonicMs() >= untilMs) break;
     }
     this.#ready.splice(0, entered);
-    if (this.#ready.length > 0) this.#schedule();
+    if (this.#ready.length > 0 && this.#active.size < pool.size) this.#schedule();
   }
 
-  /** Enters the task function. */
+  /** Enters the task, unless it is too late for that. */
   #run(delivery: Delivery): void {
-    const { clock, metrics, surroundings } = this.#options;
-    const { schedule, expiresMs } = delivery.message;
+    const { clock } = this.#options;
+    const { expiresMs } = delivery.message;
     const isExpired = expiresMs !== null && clock.nowMs() > expiresMs;
-    if (isExpired || this.#isRevoked(delivery)) {
-      this.#running -= 1;
-      this.#ended(delivery, { state: 'revoked', reason: isExpired ? 'expired' : 'revoked' }, !delivery.isLate);
+    if (!isExpired && !this.#isRevoked(delivery)) {
+      this.#active.start(delivery);
       return;
     }
-    const startedAtMs = monotonicMs();
-    if (schedule !== null) metrics.startLateness.observe(Math.max(0, clock.nowMs() - schedule.due) / 1_000);
-    execute(delivery, surroundings, (outcome) => {
-      this.#running -= 1;
-      metrics.runtime.observe((monotonicMs() - startedAtMs) / 1_000);
-      this.#ended(delivery, outcome, !delivery.isLate);
-      this.#schedule();
-    });
+    const reason = isExpired ? 'expired' : 'revoked';
+    this.#ended(delivery, { state: 'revoked', reason, signum: null }, { isAcked: !delivery.isLate, runtimeSec: null });
   }
 
-  #ended(delivery: Delivery, outcome: Outcome, isAcked: boolean): void {
+  /** Ends a message that has not been started. */
+  #revoke(delivery: Delivery, reason: 'expired' | 'revoked'): void {
+    this.#ended(delivery, { state: 'revoked', reason, signum: null }, { isAcked: false, runtimeSec: null });
+  }
+
+  #ended(delivery: Delivery, outcome: Outcome, how: { isAcked: boolean; runtimeSec: number | null }): void {
     if (this.#isClosed) return;
-    const { clock, metrics } = this.#options;
-    const state: State = outcome.state;
-    metrics.counts[state] += 1;
-    if (this.#log.isLevelEnabled('debug')) {
-      const reason = outcome.state === 'failure' ? String(outcome.error) : undefined;
-      this.#log.debug({ event: 'task_ended', task: delivery.message.task, id: delivery.message.id, state, reason });
-    }
-    const settlement = settlementOf(delivery, outcome, clock.nowMs(), isAcked);
-    if (settlement !== null) this.#settler.add(settlement);
+    const { clock } = this.#options;
+    const moment = { nowMs: clock.nowMs(), isAcked: how.isAcked };
+    const ending = endingOf(delivery, outcome, moment, this.#endings);
+    this.#reporter.ended(delivery, ending.outcome, how.runtimeSec);
+    if (ending.settlement !== null) this.#settler.add(ending.settlement);
+  }
+
+  /** One of these parts was the last of its chord. */
+  #completed(actions: Settlement['actions']): void {
+    for (const action of actions) if (action.kind === 'chord') this.#chords.complete(action.groupId, action.follow);
   }
 
   #settled(batch: readonly Settlement[], reply: SettleReply): void {
     for (const { tag, mode } of batch) if (mode !== 'acked') this.#known.delete(tag);
+    for (const index of reply.chords) this.#completed(batch[index]?.actions ?? []);
     if (reply.late > 0) {
       this.#log.warn({
         event: 'settled_late',
@@ -536,6 +719,14 @@ export class Pump {
     }
     this.#schedule();
   }
+}
+
+/** Why the signal of a task is aborted whose message went to somebody else. */
+const LOST = 'This worker was taken for dead, and the task was given to another.';
+
+/** A run whose end a schedule waits for: its attempts are counted there. */
+function isJournalRun({ message }: Delivery): boolean {
+  return message.schedule !== null && message.schedule.journal !== null;
 }
 
 /** Takes the members of a list of which `isWanted` holds out of it. */

@@ -15,6 +15,8 @@ export interface SettlerOptions {
   readonly workerId: string;
   readonly resultExpiresSec: number;
   readonly lane: Lane;
+  /** Shards of the namespace; 0 while no beat node lives. */
+  shards(): number;
   /** Told of every batch once it is settled. */
   onSettled(batch: readonly Settlement[], reply: SettleReply): void;
 }
@@ -39,11 +41,11 @@ export class Settler {
 
   /** Sends the next batch unless one is in flight. */
   flush(): void {
-    const { redis, namespace, workerId, resultExpiresSec, lane, onSettled } = this.#options;
+    const { redis, namespace, workerId, resultExpiresSec, lane, shards, onSettled } = this.#options;
     if (lane.isBusy || this.#waiting.length === 0) return;
     const settlements = this.#take();
     lane.send(
-      (counter) => settle(redis, namespace, { workerId, counter, resultExpiresSec, settlements }),
+      (counter) => settle(redis, namespace, { workerId, counter, resultExpiresSec, shards: shards(), settlements }),
       (reply) => onSettled(settlements, reply),
     );
   }
@@ -52,9 +54,9 @@ export class Settler {
     let bytes = 0;
     let cost = 0;
     let count = 0;
-    for (const { result, run } of this.#waiting) {
+    for (const { result, run, actions } of this.#waiting) {
       bytes += result === null ? 0 : result.record.length;
-      cost += run === null ? 1 : RUN_COST;
+      cost += (run === null ? 1 : RUN_COST) + actions.length;
       if (count > 0 && (cost > MAX_BATCH || bytes > MAX_BYTES)) break;
       count += 1;
     }

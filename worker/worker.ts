@@ -1,12 +1,13 @@
 import { randomBytes } from 'node:crypto';
+import { loadavg } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { Client } from '../client/client.ts';
 import { offerClient } from '../client/default-client.ts';
+import { signals, type WorkerEvent } from '../client/signals.ts';
 import { tasks } from '../client/task.ts';
 import { connect } from '../lua/connection.ts';
 import { queueBinding } from '../lua/keys.ts';
-import { Pidbox } from '../lua/pidbox.ts';
 import { requireRedisVersion } from '../lua/redis-version.ts';
 import { restoreInvisible, restoreLostWorkers, restoreOwn, WORKER_LEASE_MS } from '../lua/restore.ts';
 import { workerHeartbeat } from '../lua/worker-heartbeat.ts';
@@ -16,10 +17,20 @@ import { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, RedisClock } from '../runtime/clock.ts';
 import { createLog, type Log } from '../runtime/log.ts';
 import { Loop, type Service } from '../runtime/service.ts';
+import { defineBuiltinTasks } from './builtin-tasks.ts';
 import { type WorkerConfig, type WorkerOptions, workerConfig } from './config.ts';
-import { controlCommands } from './control.ts';
+import { workerView } from './control/worker-view.ts';
+import { Events } from './events.ts';
 import { WorkerMetrics } from './metrics.ts';
+import { Autoscaler } from './pools/autoscaler.ts';
+import { makePool } from './pools/make-pool.ts';
+import type { Pool } from './pools/pool.ts';
+import { taskPort } from './port.ts';
 import { Pump } from './pump.ts';
+import { RateLimits } from './rate-limits.ts';
+import { RemoteControl } from './remote-control.ts';
+import { reportSlots } from './slots.ts';
+import { StateFile } from './state-file.ts';
 
 const HEARTBEAT_MS = 2_000;
 
@@ -42,19 +53,28 @@ export class Worker implements Service {
   readonly #log: Log;
   readonly #workerId: string;
   readonly #clock = new RedisClock((jumpMs) => this.#clockJumped(jumpMs));
+  readonly #logicalClock = new LogicalClock();
   readonly #abort = new AbortController();
-  readonly #revoked = new RevokedTasks();
+  readonly #revoked = new RevokedTasks(() => this.#stateFile?.changed());
   #redis: Redis | null = null;
   /** Closes the client with which tasks send others. */
   #closeClient = async (): Promise<void> => {};
   #pump: Pump | null = null;
-  #pidbox: Pidbox | null = null;
-  #subscriber: Redis | null = null;
+  #pool: Pool | null = null;
+  #autoscaler: Autoscaler | null = null;
+  #events: Events | null = null;
+  #control: RemoteControl | null = null;
+  readonly #stateFile: StateFile | null;
   /** Shards of the namespace as of the last heartbeat; 0 while there is none. */
   #shards = 0;
   #loops: readonly Loop[] = [];
   #refreshing: Loop | null = null;
   #stopped: Promise<void> | null = null;
+  #hasEnded = () => {};
+  /** Resolves when the worker has stopped, whoever told it to. */
+  readonly ended: Promise<void> = new Promise((resolve) => {
+    this.#hasEnded = resolve;
+  });
   /** Resolves when the worker is told to stop at once. */
   readonly #toldToStopNow = new Promise<void>((resolve) => {
     this.#abort.signal.addEventListener('abort', () => resolve());
@@ -64,57 +84,65 @@ export class Worker implements Service {
   constructor(options: WorkerOptions, log: Log = createLog('info', 'worker')) {
     this.config = workerConfig(options);
     this.#log = log;
+    const { stateDb } = this.config;
+    // Of the machine's own clock, as before Redis is there; what is in it was written by it.
+    const local = new RedisClock();
+    this.#stateFile =
+      stateDb === null
+        ? null
+        : new StateFile({ file: stateDb, revoked: this.#revoked, log, nowMs: () => local.nowMs() });
     this.#workerId = `${this.config.hostname}:${process.pid}:${randomBytes(4).toString('hex')}`;
   }
 
   /** Resolves when the worker takes messages; waits for Redis as long as that takes. */
   async start(): Promise<void> {
     const { config } = this;
+    defineBuiltinTasks();
+    await signals.workerInit.send(this.#asSender, this.#log);
+    await this.#stateFile?.open();
     const redis = connect(config.redis, { option: '--redis', name: `ringbeat-worker ${config.hostname}` });
     this.#redis = redis;
     redis.on('close', () => this.#clock.disturbed());
-    const pump = new Pump({
-      redis,
-      config,
-      workerId: this.#workerId,
-      clock: this.#clock,
-      metrics: this.metrics,
-      surroundings: { hostname: config.hostname, signal: this.#abort.signal, log: this.#log },
-      revoked: this.#revoked,
-      log: this.#log,
-    });
+    const pump: Pump = this.#makePump(redis);
     this.#pump = pump;
     const refreshing = this.#loop('refresh', () => this.#refresh(pump));
     this.#refreshing = refreshing;
     try {
+      await this.#pool?.start();
       await this.#firstHeartbeat(redis, pump);
     } catch (error) {
+      this.#control?.close();
       redis.disconnect();
+      await this.#pool?.stop(true);
       throw error;
     }
     if (this.#stopped !== null) return;
     this.#closeClient = offerClient(
       () => new Client({ redis: config.redis, namespace: config.namespace, default: false }),
     );
-    await this.#showQueues(redis);
-    await this.#listen(redis, pump);
+    const control = this.#control;
+    await Promise.all([this.#showQueues(redis), this.#sayOnline(), control?.start()]);
     if (this.#stopped !== null) return;
     this.#loops = [
+      ...this.#tellingMonitors(),
       this.#loop('heartbeat', () => this.#heartbeat(redis, pump)),
       this.#loop('restore_lost_workers', () => this.#restoreLostWorkers(redis)),
       this.#loop('restore_invisible', () => this.#restoreInvisible(redis)),
+      this.#loop('sweep_chords', () => pump.sweepChords()),
       refreshing,
     ];
     for (const loop of this.#loops) loop.start();
     pump.start();
+    this.#autoscaler?.start();
     this.#log.info({
       event: 'worker_ready',
       hostname: config.hostname,
       queues: config.queues,
       pool: config.pool,
       concurrency: config.concurrency,
-      tasks: [...tasks.keys()].sort(),
+      tasks: [...tasks.keys()].filter((name) => !name.startsWith('celery.')).sort(),
     });
+    void signals.workerReady.send(this.#asSender, this.#log);
     this.#log.warn({
       event: 'visibility_timeout',
       seconds: config.visibilityMs / 1_000,
@@ -124,14 +152,104 @@ export class Worker implements Service {
 
   /** Warm shutdown: takes no more, gives back what has not started, lets running tasks finish and stores their results. */
   stop(): Promise<void> {
-    this.#stopped ??= this.#shutDown();
+    if (this.#stopped === null) {
+      if (!this.#abort.signal.aborted) this.#shuttingDown('warm');
+      this.#stopped = this.#shutDown();
+    }
     return this.#stopped;
   }
 
   /** Cold shutdown: does not wait for running tasks, whose `ctx.signal` is aborted; gives back everything unacknowledged. */
   stopNow(): Promise<void> {
+    if (!this.#abort.signal.aborted) this.#shuttingDown('cold');
     this.#abort.abort();
+    this.#pump?.active.interruptAll(new Error('The worker was told to stop at once.'));
     return this.stop();
+  }
+
+  get #asSender(): WorkerEvent {
+    return { sender: this.config.hostname, pid: process.pid };
+  }
+
+  #shuttingDown(how: 'warm' | 'cold'): void {
+    void signals.workerShuttingDown.send({ ...this.#asSender, how }, this.#log);
+  }
+
+  /** Writes what every slot is doing to the log. */
+  report(): void {
+    const pump = this.#pump;
+    const pool = this.#pool;
+    if (pump === null || pool === null) return;
+    reportSlots(this.#log, { pool, jobs: pump.active.jobs.values(), waiting: pump.reserved().length });
+  }
+
+  #makePump(redis: Redis): Pump {
+    const { config, metrics } = this;
+    const clock = this.#clock;
+    const log = this.#log;
+    const workerId = this.#workerId;
+    const { namespace } = config;
+    const rateLimits = new RateLimits({ redis, namespace, log, onAdmitted: (deliveries) => pump.admitted(deliveries) });
+    const events: Events = new Events({
+      redis,
+      hostname: config.hostname,
+      clock: this.#logicalClock,
+      isOn: config.taskEvents,
+      heartbeatSec: config.heartbeatSec,
+      log,
+      counts: metrics.events,
+      nowMs: () => clock.nowMs(),
+      state: () => ({
+        active: pump.active.size,
+        processed: [...pump.active.totals.values()].reduce((sum, total) => sum + total, 0),
+        loadAverage: loadavg(),
+      }),
+      onHeartbeat: () => void signals.heartbeatSent.send(this.#asSender, log),
+    });
+    this.#events = events;
+    const port = taskPort({ redis, config, workerId, clock, events, log, active: () => pump.active });
+    const pool = makePool(config, port, log);
+    this.#pool = pool;
+    const pump: Pump = new Pump({
+      redis,
+      config,
+      workerId,
+      clock,
+      metrics,
+      pool,
+      port,
+      events,
+      rateLimits,
+      revoked: this.#revoked,
+      log,
+      onTaken: () => this.#autoscaler?.loaded(),
+    });
+    const { autoscale, autoscaleKeepaliveMs } = config;
+    if (autoscale !== null) {
+      this.#autoscaler = new Autoscaler({
+        pool,
+        scale: autoscale,
+        keepaliveMs: autoscaleKeepaliveMs,
+        log,
+        load: () => pump.load,
+        onResize: () => pump.wake(),
+      });
+    }
+    const autoscaler = this.#autoscaler;
+    const shutdown = () => {
+      this.stop().catch((error: unknown) => log.error({ event: 'stop_failed', reason: messageOf(error) }));
+    };
+    this.#control = new RemoteControl({
+      redis,
+      config,
+      view: workerView({ pump, pool, events, rateLimits, autoscaler, log, shutdown }),
+      clock: this.#logicalClock,
+      revoked: this.#revoked,
+      log,
+      nowMs: () => clock.nowMs(),
+      shards: () => this.#shards,
+    });
+    return pump;
   }
 
   async #firstHeartbeat(redis: Redis, pump: Pump): Promise<void> {
@@ -158,31 +276,32 @@ export class Worker implements Service {
     }
   }
 
-  /** Hears remote control from now on. */
-  async #listen(redis: Redis, pump: Pump): Promise<void> {
-    if (this.#stopped !== null) return;
-    const { config } = this;
-    const clock = new LogicalClock();
-    const commands = controlCommands({
-      redis,
-      config,
-      clock,
-      revoked: this.#revoked,
-      nowMs: () => this.#clock.nowMs(),
-      shards: () => this.#shards,
-      held: () => pump.held(),
-      drop: () => pump.dropRevoked(),
-    });
-    const subscriber = connect(config.redis, { option: '--redis', name: `ringbeat-control ${config.hostname}` });
-    this.#subscriber = subscriber;
-    const onProblem = (problem: object) => this.#log.warn(problem);
-    this.#pidbox = new Pidbox({ redis, subscriber, node: config.hostname, commands, clock, onProblem });
+  /** Tells monitors that the worker is there, before it hears anybody, as Celery's workers do. */
+  async #sayOnline(): Promise<void> {
     try {
-      await this.#pidbox.start();
+      await this.#events?.online();
     } catch (error) {
-      // It listens once Redis is there again; a Redis that is out of memory refuses only to be told of it.
-      this.#log.warn({ event: 'control_not_announced', reason: messageOf(error) });
+      // The first heartbeat says the same.
+      this.#log.warn({ event: 'events_failed', reason: messageOf(error) });
     }
+  }
+
+  #tellingMonitors(): Loop[] {
+    const events = this.#events;
+    const { heartbeatSec } = this.config;
+    if (events === null || heartbeatSec === null) return [];
+    return [
+      this.#loop('events', async () => {
+        await events.heartbeat();
+        return heartbeatSec * 1_000;
+      }),
+    ];
+  }
+
+  /** Sends what is left of events, and that the worker has gone. */
+  async #sayOffline(): Promise<void> {
+    await this.#events?.idle();
+    await this.#events?.offline();
   }
 
   #loop(name: string, step: () => Promise<number>): Loop {
@@ -250,9 +369,13 @@ export class Worker implements Service {
       await Promise.race([
         Promise.all([
           Promise.all(this.#loops.map((loop) => loop.stop())),
+          this.#autoscaler?.stop(),
+          this.#pool?.stop(this.#abort.signal.aborted),
           restoreOwn(redis, this.config.namespace, this.#workerId),
-          this.#pidbox?.stop(),
+          this.#control?.stop(),
+          this.#stateFile?.close(),
           this.#closeClient(),
+          this.#sayOffline(),
         ]),
         sleep(GIVE_BACK_MS, undefined, { ref: false }),
       ]);
@@ -264,9 +387,12 @@ export class Worker implements Service {
       });
     } finally {
       pump.close();
+      this.#events?.close();
       redis.disconnect();
-      this.#subscriber?.disconnect();
+      this.#control?.close();
+      await signals.workerShutdown.send(this.#asSender, this.#log);
       this.#log.info({ event: 'worker_stopped' });
+      this.#hasEnded();
     }
   }
 

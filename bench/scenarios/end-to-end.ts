@@ -15,7 +15,7 @@ export const endToEnd: Scenario = {
   doc: 'spread, with the bundled worker running the tasks',
   defaults: { schedules: 150_000, every: 10, seconds: 60, nodes: 3 },
   targets: [
-    { figure: 'start_p99_ms', atMost: 25 },
+    { figure: 'start_p99_ms', atMost: 15 },
     { figure: 'queue_max', atMost: 2_000 },
     { figure: 'rate_share', atLeast: 0.99 },
     { figure: 'lost', atMost: 0 },

@@ -1,43 +1,73 @@
-import { randomUUID } from 'node:crypto';
-import { KOMBU } from '../../lua/keys.ts';
-import { awaitValue, watchCpu } from '../processes.ts';
+import { type Drained, drain } from '../drain.ts';
+import { median } from '../median.ts';
+import { bullmqRate } from '../peers/bullmq.ts';
+import { celeryRate, celeryVersion } from '../peers/celery.ts';
 import type { Scenario } from '../scenario.ts';
-import { openStage, QUEUE, type Stage } from '../stage.ts';
-import { startWorker } from '../worker-process.ts';
+import { openStage } from '../stage.ts';
 import { dispatchedMessage } from './limit.ts';
 
 /** Acks early should keep at least this share of what acks late reach. */
 const EARLY_SHARE = 0.8;
-/** Pause between two looks, ms. */
-const LOOK_MS = 2;
+/** Rounds in which Ringbeat, BullMQ and Celery take turns. */
+const ROUNDS = 3;
+/** The slower ones get so many times fewer messages. */
+const BULLMQ_PART = 4;
+const CELERY_PART = 20;
 
 export const worker: Scenario = {
   name: 'worker',
-  doc: 'one bundled worker drains messages of a task that does nothing, with and without results, acks late and early',
+  doc: "one bundled worker drains messages of a task that does nothing, in turns with BullMQ's and Celery's",
   defaults: { schedules: 200_000, every: 10, seconds: 0, nodes: 1 },
   targets: [
+    { figure: 'noop_rate_per_s', atLeast: 60_000 },
+    { figure: 'noop_results_rate_per_s', atLeast: 35_000 },
+    { figure: 'bullmq_ratio', atLeast: 2.5 },
+    { figure: 'celery_ratio', atLeast: 30 },
     { figure: 'late_rate_per_s', atLeast: 50_000 },
     { figure: 'late_results_rate_per_s', atLeast: 30_000 },
     { figure: 'early_share', atLeast: EARLY_SHARE },
     { figure: 'early_results_share', atLeast: EARLY_SHARE },
+    { figure: 'missing_results', atMost: 0 },
   ],
-  shown: ['early_rate_per_s', 'early_results_rate_per_s'],
-  rate: 'late_rate_per_s',
+  shown: ['bullmq_rate_per_s', 'celery_rate_per_s', 'early_rate_per_s', 'early_results_rate_per_s'],
+  rate: 'noop_rate_per_s',
   async run({ schedules: messages }, aof, say) {
+    say(`Celery ${celeryVersion()}`);
     const stage = await openStage(aof);
     try {
       const sample = (await dispatchedMessage(stage)).toString();
-      const rate = async (acks: 'late' | 'early', results: boolean) => {
-        const drained = await drain(stage, sample, messages, acks, results);
-        say(`acks ${acks}, ${results ? 'with' : 'without'} results: ${Math.round(drained.rate)}/s`);
+      const rate = async (what: string, args: readonly string[], results: boolean) => {
+        const drained = await drain(stage, { sample, task: 'bench.noop', results, messages, args });
+        say(`${what}, ${results ? 'with' : 'without'} results: ${Math.round(drained.rate)}/s`);
         return drained;
       };
-      const late = await rate('late', false);
-      const early = await rate('early', false);
-      const lateResults = await rate('late', true);
-      const earlyResults = await rate('early', true);
+      const noop: Drained[] = [];
+      const noopResults: Drained[] = [];
+      const bullmq: number[] = [];
+      const celery: number[] = [];
+      for (let round = 1; round <= ROUNDS; round++) {
+        noop.push(await rate('c = 1,000', ['-c', '1000'], false));
+        bullmq.push(await bullmqRate(stage, part(messages, BULLMQ_PART)));
+        celery.push(await celeryRate(stage, sample, part(messages, CELERY_PART)));
+        noopResults.push(await rate('c = 1,000', ['-c', '1000'], true));
+        say(`BullMQ ${Math.round(bullmq.at(-1)!)}/s, Celery ${Math.round(celery.at(-1)!)}/s`);
+      }
+      const late = await rate('acks late', ['--acks-late'], false);
+      const early = await rate('acks early', [], false);
+      const lateResults = await rate('acks late', ['--acks-late'], true);
+      const earlyResults = await rate('acks early', [], true);
+      const noopRate = median(noop.map((drained) => drained.rate));
+      const stored = [...noopResults, lateResults, earlyResults];
       return {
         figures: {
+          noop_rate_per_s: noopRate,
+          noop_results_rate_per_s: median(noopResults.map((drained) => drained.rate)),
+          bullmq_rate_per_s: median(bullmq),
+          celery_rate_per_s: median(celery),
+          bullmq_ratio: noopRate / median(bullmq),
+          celery_ratio: noopRate / median(celery),
+          noop_worker_cpu_cores: median(noop.map((drained) => drained.workerCpu)),
+          noop_redis_cpu_cores: median(noop.map((drained) => drained.redisCpu)),
           late_rate_per_s: late.rate,
           early_rate_per_s: early.rate,
           late_results_rate_per_s: lateResults.rate,
@@ -48,7 +78,7 @@ export const worker: Scenario = {
           late_redis_cpu_cores: late.redisCpu,
           late_results_worker_cpu_cores: lateResults.workerCpu,
           late_results_redis_cpu_cores: lateResults.redisCpu,
-          missing_results: lateResults.missingResults + earlyResults.missingResults,
+          missing_results: stored.reduce((sum, drained) => sum + drained.missingResults, 0),
         },
         percentiles: {},
       };
@@ -58,79 +88,6 @@ export const worker: Scenario = {
   },
 };
 
-interface Drained {
-  readonly rate: number;
-  readonly workerCpu: number;
-  readonly redisCpu: number;
-  readonly missingResults: number;
-}
-
-/**
- * From the first message that leaves the queue to the moment when queue and `unacked` are empty and every result is
- * stored. The worker runs before the queue is filled by one RENAME, so that its start is not counted.
- */
-async function drain(
-  stage: Stage,
-  sample: string,
-  messages: number,
-  acks: 'late' | 'early',
-  results: boolean,
-): Promise<Drained> {
-  const { redis } = stage;
-  const ids = await fill(stage, `${QUEUE}-ahead`, sample, messages, results);
-  const worker = await startWorker(stage, acks === 'late' ? ['--acks-late'] : []);
-  const keysBefore = await redis.dbsize();
-  const cpu = watchCpu([worker.pid, stage.server.pid]);
-  const startedAtMs = performance.now();
-  await redis.rename(`${QUEUE}-ahead`, QUEUE);
-  const endedAtMs = await awaitValue(
-    'the queue drained',
-    async () => {
-      const replies = await redis.pipeline().llen(QUEUE).hlen(KOMBU.unacked).dbsize().exec();
-      const [queued, unacked, keys] = (replies ?? []).map(([, reply]) => Number(reply));
-      const isStored = !results || keys! >= keysBefore - 1 + messages;
-      return queued === 0 && unacked === 0 && isStored ? performance.now() : null;
-    },
-    120_000,
-    LOOK_MS,
-  );
-  const [workerCpu, redisCpu] = cpu.stop();
-  await worker.stop();
-  const missingResults = results ? ids.length - (await countResults(stage, ids)) : 0;
-  await redis.flushall();
-  return {
-    rate: messages / ((endedAtMs - startedAtMs) / 1_000),
-    workerCpu: workerCpu!,
-    redisCpu: redisCpu!,
-    missingResults,
-  };
-}
-
-/** Messages as beat nodes send them, each with an id and a delivery tag of its own, for a task that does nothing; gives the ids. */
-async function fill(stage: Stage, key: string, sample: string, messages: number, results: boolean): Promise<string[]> {
-  const id = /"id": "([^"]+)"/.exec(sample)?.[1];
-  const tag = /"delivery_tag": "([^"]+)"/.exec(sample)?.[1];
-  if (id === undefined || tag === undefined) throw new Error(`No message: ${sample}`);
-  const pattern = sample
-    .replace('"bench.check"', '"bench.noop"')
-    .replace('"ignore_result": true', `"ignore_result": ${!results}`);
-  const ids: string[] = [];
-  while (ids.length < messages) {
-    const batch = Array.from({ length: Math.min(1_000, messages - ids.length) }, () => {
-      const own = randomUUID();
-      ids.push(own);
-      return pattern.replaceAll(id, own).replace(tag, randomUUID());
-    });
-    await stage.redis.lpush(key, ...batch);
-  }
-  return ids;
-}
-
-async function countResults(stage: Stage, ids: readonly string[]): Promise<number> {
-  let found = 0;
-  for (let at = 0; at < ids.length; at += 1_000) {
-    const keys = ids.slice(at, at + 1_000).map((id) => `celery-task-meta-${id}`);
-    found += await stage.redis.exists(...keys);
-  }
-  return found;
+function part(messages: number, of: number): number {
+  return Math.ceil(messages / of);
 }

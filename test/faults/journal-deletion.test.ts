@@ -29,7 +29,7 @@ t.test('a deletion is no loss: the nodes note it in their journals, and nobody r
   // Nor when Redis has forgotten that it was.
   await redis.flushall();
   const flushedAtMs = await redisNow(redis);
-  await until(async () => (await redisNow(redis)) > flushedAtMs + 4_000, '4 s pass', { deadlineMs: 20_000 });
+  await until(async () => (await redisNow(redis)) > flushedAtMs + 4_000, '4 s pass');
   t.equal(await redis.exists(names.meta), 0);
   t.same(linesOf(beats, 'journal_restoring'), []);
 
@@ -45,7 +45,7 @@ t.test('a deletion is no loss: the nodes note it in their journals, and nobody r
   t.same([...(await schedulesOf(fresh)).keys()].sort(), ['b', 'last-again']);
 });
 
-t.test('a node that was off during a deletion', { timeout: 120_000 }, async (t) => {
+t.test('a node that was off during a deletion', { timeout: 600_000 }, async (t) => {
   /** A namespace with two journals, one of whose nodes is off while it is deleted. */
   const deletedWithoutOne = async (t: Test) => {
     const server = await withRedis(t);

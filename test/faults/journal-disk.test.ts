@@ -134,7 +134,7 @@ t.test('a folder is used by one node at a time', async (t) => {
   await third.logged('journal_snapshot');
 });
 
-t.test('what many changes have made long is replaced by a snapshot', { timeout: 120_000 }, async (t) => {
+t.test('what many changes have made long is replaced by a snapshot', { timeout: 600_000 }, async (t) => {
   const server = await withRedis(t);
   const dir = t.testdir();
   const beat = await spawnBeat(t, server.url, journalIn(dir));

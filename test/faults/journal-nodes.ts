@@ -41,7 +41,7 @@ export async function areReady(beats: readonly SpawnedBeat[]): Promise<void> {
         await Promise.all(beats.map(readiness)),
         beats.map(() => 200),
       ),
-    { deadlineMs: 30_000, everyMs: 50 },
+    { everyMs: 50 },
   );
 }
 

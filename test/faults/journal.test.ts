@@ -30,7 +30,7 @@ async function duesIn(redis: Redis): Promise<Map<string, Set<number>>> {
 
 t.test(
   'a Redis that was killed without persistence has every schedule again, restored once, and no run is left out',
-  { timeout: 120_000 },
+  { timeout: 600_000 },
   async (t) => {
     const server = await withRedis(t);
     const redis = server.connect();
@@ -110,9 +110,7 @@ t.test('a flushed Redis is restored by the node that has a journal, the others w
     const before = await schedulesOf(a!);
     await redis.flushall();
     await until(() => linesOf([b!], 'namespace_gone').length > 0, 'it is noticed');
-    await until(async () => (await readiness(a!)) === 200 && (await redis.exists(names.meta)) === 1, 'it is back', {
-      deadlineMs: 30_000,
-    });
+    await until(async () => (await readiness(a!)) === 200 && (await redis.exists(names.meta)) === 1, 'it is back');
     await areReady([a!, b!]);
     t.same([...(await schedulesOf(b!)).keys()].sort(), [...before.keys()].sort());
     await isCopied(a!, [dir], `last-${_}`);
@@ -155,23 +153,24 @@ t.test('a node that starts creates nothing while a journal is announced', async 
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
   let announcing = true;
+  let announcedAt = 0;
   const announced = until(
     async () => {
+      announcedAt = await redisNow(redis);
       await announce(redis, names, 'elsewhere', encodeClaim(GREATEST));
       return !announcing;
     },
     'it is told to end',
-    { deadlineMs: 60_000, everyMs: 100 },
+    { everyMs: 100 },
   );
   const started = await redisNow(redis);
   const beat = await spawnRingbeat(t, ['beat', '--redis', server.url, '--api-port', '0']);
-  await until(async () => (await redisNow(redis)) > started + 6_000, '6 s pass', { deadlineMs: 20_000 });
+  await until(async () => (await redisNow(redis)) > started + 6_000, '6 s pass');
   t.equal(await redis.exists(names.meta), 0);
   announcing = false;
   await announced;
-  const silentAt = await redisNow(redis);
   await beat.logged('beat_started');
-  t.ok(Number(await redis.hget(names.meta, 'created_at')) - silentAt >= 2_000, 'then 2 s pass first');
+  t.ok(Number(await redis.hget(names.meta, 'created_at')) - announcedAt >= 2_000, 'then 2 s pass first');
 });
 
 t.test('a node that starts on an empty Redis creates at once when it is told to', async (t) => {
@@ -197,7 +196,7 @@ t.test('a node that announced more and died is not waited for, and what it left 
   await redis.hset(keys.definitions, 'stray', 'half done');
   await redis.zadd(keys.due, 5, 'stray');
   beat.kill('SIGCONT');
-  await beat.logged('journal_restored', 30_000);
+  await beat.logged('journal_restored');
   await areReady([beat]);
   t.same(await schedulesOf(beat), before);
   t.equal(await redis.zscore(keys.due, 'stray'), null);
@@ -250,7 +249,7 @@ t.test('a Redis that is emptied while a snapshot is taken is restored from the s
   t.same([...(await schedulesOf(second)).keys()].sort(), ['last', ...ids].sort());
 });
 
-t.test('changes are forgotten once every node had its time to read them', { timeout: 120_000 }, async (t) => {
+t.test('changes are forgotten once every node had its time to read them', { timeout: 600_000 }, async (t) => {
   const server = await withRedis(t);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
@@ -259,7 +258,7 @@ t.test('changes are forgotten once every node had its time to read them', { time
   await put(beat, 'a', { schedule: { every: 3_600 } });
   const { changes } = shardKeys('rb', shardOf('a', 16));
   t.equal(await redis.xlen(changes), 1);
-  await until(async () => (await redis.xlen(changes)) === 0, 'the stream is empty', { deadlineMs: 60_000 });
+  await until(async () => (await redis.xlen(changes)) === 0, 'the stream is empty');
   await put(beat, 'a', { schedule: { every: 7_200 } });
   await isCopied(beat, [dir], 'last');
   t.same(linesOf([beat], 'journal_begins_anew'), []);

@@ -7,7 +7,7 @@ const SCHEDULES = 400;
 
 t.test(
   'each run is sent once while nodes are killed, suspended for 30 s and resumed, join, and leave',
-  { timeout: 180_000 },
+  { timeout: 600_000 },
   async (t) => {
     const server = await withRedis(t);
     const redis = server.connect();

@@ -53,7 +53,7 @@ const [oldest, ...others] = await celeryPythons(t);
 const pythons = [oldest!, ...others];
 
 /** Starting Celery takes seconds, more where the machine is busy. */
-const TIMEOUT = { timeout: 120_000 };
+const TIMEOUT = { timeout: 600_000 };
 
 for (const celery of pythons) {
   t.test(
@@ -143,10 +143,10 @@ t.test(
       transportOptions: { visibility_timeout: 2 },
     });
     // In the middle of the sending, while it holds some that are not parked yet.
-    await until(async () => (await parkedCount(redis)) >= 1_000, 'some are parked', { deadlineMs: 30_000 });
+    await until(async () => (await parkedCount(redis)) >= 1_000, 'some are parked');
     workers[0]!.kill('SIGKILL');
     await sending;
-    await eventually(async () => assert.ok((await redis.llen('ran')) >= 10_000), { deadlineMs: 40_000 });
+    await eventually(async () => assert.ok((await redis.llen('ran')) >= 10_000));
     const ids = await redis.lrange('ran', 0, -1);
     const counts = new Map<string, number>();
     for (const id of ids) counts.set(id, (counts.get(id) ?? 0) + 1);

@@ -212,9 +212,9 @@ const finish = fc
       const settlements = ended.map((message): Settlement => {
         const { journal } = message.headers.ringbeat as { readonly journal?: string };
         const run = journal === undefined ? null : { shard: journal, schedule: message.schedule, outcome, wish };
-        return { tag: message.tag, mode: 'held', result: null, letter: null, run };
+        return { tag: message.tag, mode: 'held', result: null, letter: null, run, actions: [] };
       });
-      const request = { workerId: worker, counter: world.calls, resultExpiresSec: 60, settlements };
+      const request = { workerId: worker, counter: world.calls, resultExpiresSec: 60, shards: 0, settlements };
       await settle(world.store.redis, 'rb', request);
       const before = await lasting(world.store);
       await settle(world.store.redis, 'rb', request);

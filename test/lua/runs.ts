@@ -64,6 +64,7 @@ export async function end({ redis }: Store, message: Sent, options: End = {}): P
     workerId: options.workerId ?? 'w1',
     counter: options.counter ?? counter,
     resultExpiresSec: 60,
+    shards: 0,
     settlements: [
       {
         tag: message.tag,
@@ -71,6 +72,7 @@ export async function end({ redis }: Store, message: Sent, options: End = {}): P
         result: null,
         letter: null,
         run: journal === undefined ? null : { shard: journal, ...ended },
+        actions: [],
       },
     ],
   });

@@ -60,7 +60,7 @@ t.test('a later wake-up does not put off an earlier one', async (t) => {
   await until(() => calls === 1, 'the first call');
   loop.wake(10);
   loop.wake(NEVER_MS);
-  await until(() => calls === 2, 'the second call', { deadlineMs: 2_000 });
+  await until(() => calls === 2, 'the second call');
 });
 
 t.test('a wake-up while the step runs makes it look again', async (t) => {
@@ -112,7 +112,7 @@ t.test('a step that throws before it awaits anything is no different', async (t)
   });
   t.teardown(() => loop.stop());
   loop.start();
-  await until(() => calls === 2, 'it is tried again', { deadlineMs: 2_000 });
+  await until(() => calls === 2, 'it is tried again');
 });
 
 t.test('stop may be called twice, and without a start', async (t) => {

@@ -583,7 +583,7 @@ t.test('a spec with its defaults filled in is its own spec', async () => {
       const again = accepted(toJson(spec as unknown as Json));
       if (toJson(again as unknown as Json) !== toJson(spec as unknown as Json)) throw new Error('changed');
     }),
-    { numRuns: 500 },
+    { seed: 20_261_121, numRuns: 500 },
   );
 });
 
@@ -599,7 +599,7 @@ t.test('what is accepted keeps to the JSON Schema that describes it', async () =
       if (!isSpec(JSON.parse(text))) throw new Error(ajv.errorsText(isSpec.errors));
       if (!isFilled(JSON.parse(JSON.stringify(accepted(text))))) throw new Error(ajv.errorsText(isFilled.errors));
     }),
-    { numRuns: 300 },
+    { seed: 20_261_121, numRuns: 300 },
   );
 });
 
@@ -614,6 +614,6 @@ t.test('whatever JSON is thrown at it, it answers and never throws', async () =>
       if (!result.ok && result.errors.some((error) => !error.path.startsWith(key)))
         throw new Error(`blames ${JSON.stringify(result.errors)} for ${key}`);
     }),
-    { numRuns: 1_000 },
+    { seed: 20_261_121, numRuns: 1_000 },
   );
 });

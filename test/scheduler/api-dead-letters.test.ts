@@ -38,12 +38,14 @@ async function giveUp(api: TestApi, ...messages: readonly MessageParts[]): Promi
     workerId: 'w1',
     counter: 2,
     resultExpiresSec: 60,
+    shards: 0,
     settlements: taken.messages.map(({ tag, list }) => ({
       tag,
       mode: 'dead' as const,
       result: null,
       letter: { queue: list, reason: 'cannot be decoded' },
       run: null,
+      actions: [],
     })),
   });
   await api.redis.del('rb:worker:w1:state');

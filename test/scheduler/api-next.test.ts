@@ -29,7 +29,9 @@ t.test('the first of the next occurrences is the next run that the resource tell
   for (const id of [...Object.keys(kinds), 'loop', 'jitter']) {
     const { json } = await call(api, 'GET', schedulePath(id));
     t.match(json.next_run_at, /Z$/, id);
-    t.equal((await next(api, id))[0], json.next_run_at, id);
+    const [first] = await next(api, id);
+    // Nobody dispatches here: one that has come due meanwhile is told no more.
+    if (Date.parse(json.next_run_at) > Date.now()) t.equal(first, json.next_run_at, id);
   }
   t.strictSame(await next(api, 'exclude', '?count=1'), ['2030-06-02T00:00:00.000Z']);
   t.strictSame(await next(api, 'loop'), ['2999-01-01T00:00:00.000Z']);

@@ -28,14 +28,19 @@ async function lastSent(api: TestApi): Promise<string> {
   return parseMessage((await api.redis.lrange('celery', 0, 0))[0]!).id;
 }
 
-const EVERY_MINUTE = { task: 't', schedule: { every: 60, phase: 0 } };
+/** On a grid that begins with the registration, so that nothing more comes due while a test lasts. */
+const EVERY_MINUTE = { task: 't', schedule: { every: 60, phase: 'now' } };
+
+/** Registers it; the first point of its grid, ms. */
+async function putOnGrid(api: TestApi, id: string, more: object = {}): Promise<number> {
+  const { json } = await call(api, 'PUT', `/v1/schedules/${id}`, { json: { ...EVERY_MINUTE, ...more } });
+  return Date.parse(json.next_run_at);
+}
 
 t.test('a run is listed with its due time, task id, and what its result says', async (t) => {
   const api = await startApi(t);
-  await call(api, 'PUT', '/v1/schedules/a', { json: EVERY_MINUTE });
+  const dueMs = await putOnGrid(api, 'a');
   t.strictSame(await runs(api, 'a'), []);
-  const dueMs = Math.floor(Date.now() / 60_000) * 60_000;
-  await makeDue(api, 'a', dueMs);
   await api.dispatch();
   const taskId = await lastSent(api);
   const [run, ...others] = await runs(api, 'a');
@@ -83,21 +88,19 @@ t.test('triggered and backfilled runs are listed with their numbers, newest firs
 
 t.test('what was dropped is listed with why, and how many at once', async (t) => {
   const api = await startApi(t);
-  const nowMs = Math.floor(Date.now() / 60_000) * 60_000;
-  await call(api, 'PUT', '/v1/schedules/missed', { json: EVERY_MINUTE });
-  await makeDue(api, 'missed', nowMs - 5 * 60_000);
+  const missedMs = await putOnGrid(api, 'missed');
+  await makeDue(api, 'missed', missedMs - 5 * 60_000);
   await api.dispatch({ misfireThresholdMs: 1_000 });
-  await call(api, 'PUT', '/v1/schedules/full', { json: { ...EVERY_MINUTE, queue: 'small', queue_cap: 0 } });
-  await makeDue(api, 'full', nowMs);
-  await call(api, 'PUT', '/v1/schedules/busy', { json: { ...EVERY_MINUTE, queue: 'other', overlap: 'skip' } });
-  await makeDue(api, 'busy', nowMs - 60_000);
+  await putOnGrid(api, 'full', { queue: 'small', queue_cap: 0 });
+  const busyMs = await putOnGrid(api, 'busy', { queue: 'other', overlap: 'skip' });
+  await makeDue(api, 'busy', busyMs - 60_000);
   await api.dispatch();
   const missed = await runs(api, 'missed');
   t.match(missed, [
-    { outcome: 'sent', due: new Date(nowMs).toISOString() },
+    { outcome: 'sent', due: new Date(missedMs).toISOString() },
     {
       outcome: 'misfired',
-      due: new Date(nowMs - 5 * 60_000).toISOString(),
+      due: new Date(missedMs - 5 * 60_000).toISOString(),
       count: 5,
       task_id: null,
       dispatched_at: null,
@@ -107,16 +110,15 @@ t.test('what was dropped is listed with why, and how many at once', async (t) =>
   t.match((await call(api, 'GET', '/v1/schedules/missed')).json, { misfired: 5 });
   t.match(await runs(api, 'full'), [{ outcome: 'refused', task_id: null, count: 1 }]);
   t.match(await runs(api, 'busy'), [
-    { outcome: 'skipped', due: new Date(nowMs).toISOString() },
-    { outcome: 'sent', due: new Date(nowMs - 60_000).toISOString() },
+    { outcome: 'skipped', due: new Date(busyMs).toISOString() },
+    { outcome: 'sent', due: new Date(busyMs - 60_000).toISOString() },
   ]);
 });
 
 t.test('runs that were not noted one by one follow from the grid, where they are beyond doubt', async (t) => {
   const api = await startApi(t);
-  await call(api, 'PUT', '/v1/schedules/a', { json: EVERY_MINUTE });
+  const lastMs = await putOnGrid(api, 'a');
   const keys = shardKeys('rb', shardOf('a', 16));
-  const lastMs = Math.floor(Date.now() / 60_000) * 60_000;
   const dues = [4, 3, 2, 1, 0].map((ago) => lastMs - ago * 60_000);
   await makeDue(api, 'a', dues[0]!);
   t.equal(await api.dispatch(), 5);

@@ -247,7 +247,7 @@ t.test('any id works on every route', async (t) => {
   const anyId = fc
     .string({ unit: 'binary', minLength: 1, maxLength: 60 })
     .filter((id) => Buffer.byteLength(id) <= 200 && !/\p{Cc}/u.test(id));
-  await fc.assert(fc.asyncProperty(anyId, exercise), { numRuns: 100 });
+  await fc.assert(fc.asyncProperty(anyId, exercise), { seed: 20_261_121, numRuns: 100 });
 });
 
 t.test('an id of more than 200 bytes names nothing', async (t) => {

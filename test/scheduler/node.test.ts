@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
-import { freePort } from '../../runtime/embedded-redis.ts';
 import { eventually, until } from '../support/eventually.ts';
 import { type SpawnedBeat, spawnBeat, spawnRingbeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
@@ -40,7 +39,9 @@ async function metric(beat: SpawnedBeat, name: string): Promise<number> {
 
 t.test('all figures tell the same of what was dispatched, dropped and refused', async (t) => {
   const { url, redis } = await setUp(t);
-  const beats = await Promise.all([spawnBeat(t, url), spawnBeat(t, url)]);
+  // What is late on a busy machine is not missed.
+  const patient = ['--misfire-threshold', '600'];
+  const beats = await Promise.all([spawnBeat(t, url, patient), spawnBeat(t, url, patient)]);
   for (let i = 0; i < 30; i++) await put(beats[i % 2]!, `once${i}`, { schedule: { in: 0 } });
   for (let i = 0; i < 5; i++) await put(beats[0], `far${i}`, { schedule: { at: '2098-01-01T00:00:00Z' } });
   await put(beats[0], 'paused', { schedule: { every: 1 }, enabled: false });
@@ -61,12 +62,15 @@ t.test('all figures tell the same of what was dispatched, dropped and refused', 
   t.equal(await redis.llen('celery'), 30);
 
   const sum = async (name: string) => (await metric(beats[0], name)) + (await metric(beats[1], name));
-  t.equal(await sum('ringbeat_dispatched_total'), 30);
-  t.equal(await sum('ringbeat_misfired_total'), 1);
-  t.equal(await sum('ringbeat_refused_total'), refused);
-  t.equal(await sum('ringbeat_dispatch_lateness_seconds_count'), 30);
-  t.equal(await sum('ringbeat_shard_owner'), 16);
-  t.equal(await sum('ringbeat_schedules'), 38);
+  // A node counts what it did once it has Redis's answer.
+  await eventually(async () => {
+    assert.equal(await sum('ringbeat_dispatched_total'), 30);
+    assert.equal(await sum('ringbeat_misfired_total'), 1);
+    assert.equal(await sum('ringbeat_refused_total'), refused);
+    assert.equal(await sum('ringbeat_dispatch_lateness_seconds_count'), 30);
+    assert.equal(await sum('ringbeat_shard_owner'), 16);
+    assert.equal(await sum('ringbeat_schedules'), 38);
+  });
 
   const { queues } = await get(beats[0], '/v1/queues');
   t.match(queues, [
@@ -92,9 +96,7 @@ t.test('a completed one-shot is told of for as long as it is kept, then it is go
   const beat = await spawnBeat(t, url, ['--keep-completed', '0.5']);
   await put(beat, 'once', { schedule: { in: 0 } });
   await until(async () => (await redis.llen('celery')) === 1, 'it runs');
-  await until(async () => (await fetch(`${beat.api}/v1/schedules/once`)).status === 404, 'it is removed', {
-    deadlineMs: 30_000,
-  });
+  await until(async () => (await fetch(`${beat.api}/v1/schedules/once`)).status === 404, 'it is removed');
   t.equal((await get(beat, '/v1/stats')).schedules, 0);
   t.equal((await get(beat, '/v1/stats')).dispatched, 1, 'totals stay');
 });
@@ -129,11 +131,9 @@ t.test('a node that cannot have its port ends with 1 and was never in the ring',
 });
 
 t.test('a node whose Redis does not answer ends with 1 and says which', async (t) => {
-  const port = await freePort();
-  const url = `redis://user:secret@127.0.0.1:${port}/0`;
-  const beat = await spawnRingbeat(t, ['beat', '--redis', url, '--no-api']);
+  const beat = await spawnRingbeat(t, ['beat', '--redis', 'redis://user:secret@127.0.0.1:1/0', '--no-api']);
   t.same(await beat.exited, { code: 1, signal: null });
-  t.match(beat.stderr, `127.0.0.1:${port}`);
+  t.match(beat.stderr, '127.0.0.1:1');
   t.notMatch(beat.stderr, /secret|\n\s+at /);
 });
 

@@ -46,43 +46,47 @@ async function celeryVersion(python: string): Promise<string> {
 
 async function newestCelery(): Promise<string> {
   if (process.env.RINGBEAT_TEST_NEWEST_CELERY === '0') throw new Error('RINGBEAT_TEST_NEWEST_CELERY=0');
+  return virtualEnvironment('celery', ['celery[redis]']);
+}
+
+/**
+ * A Python that has these packages from PyPI, in a virtual environment of this name that is kept and made once. Throws where
+ * pip cannot get them.
+ */
+export async function virtualEnvironment(name: string, packages: readonly string[]): Promise<string> {
   const cache = process.env.RINGBEAT_TEST_CACHE ?? join(homedir(), '.cache', 'ringbeat-test');
-  const environment = join(cache, 'celery');
+  const environment = join(cache, name);
   const python = join(environment, 'bin', 'python');
   if (existsSync(python)) return python;
   mkdirSync(cache, { recursive: true });
-  refuseAfterFailure(cache);
+  const failed = join(cache, `${name}-failed`);
+  refuseAfterFailure(failed);
   // Test files run side by side: each builds a copy of its own and the first to finish puts it in place. Moving it is
   // sound because it is only ever run as `bin/python -m celery`.
   const building = mkdtempSync(join(cache, 'building-'));
   try {
-    await makeEnvironment(building);
+    await makeEnvironment(building, packages);
     renameSync(building, environment);
   } catch (error) {
     rmSync(building, { recursive: true, force: true });
     if (existsSync(python)) return python;
-    writeFileSync(failureFile(cache), error instanceof Error ? error.message : String(error));
+    writeFileSync(failed, error instanceof Error ? error.message : String(error));
     throw error;
   }
   return python;
 }
 
-async function makeEnvironment(folder: string): Promise<void> {
+async function makeEnvironment(folder: string, packages: readonly string[]): Promise<void> {
   // Debian's own python3 may lack venv, while another on PATH has it, and the other way round.
   await run('python3', ['-m', 'venv', folder]).catch(() => run(DEBIAN_PYTHON, ['-m', 'venv', '--clear', folder]));
   const pip = ['-m', 'pip', '--disable-pip-version-check', '--retries', '1', '--timeout', '10'];
-  await run(join(folder, 'bin', 'python'), [...pip, 'install', '--quiet', 'celery[redis]'], { timeout: 150_000 });
+  await run(join(folder, 'bin', 'python'), [...pip, 'install', '--quiet', ...packages], { timeout: 150_000 });
 }
 
 /** Without a network each test file would wait for pip's timeouts again. */
 const FAILURE_HOLDS_MS = 10 * 60_000;
 
-function failureFile(cache: string): string {
-  return join(cache, 'celery-failed');
-}
-
-function refuseAfterFailure(cache: string): void {
-  const file = failureFile(cache);
+function refuseAfterFailure(file: string): void {
   if (!existsSync(file)) return;
   const ageMs = Date.now() - statSync(file).mtimeMs;
   if (ageMs < FAILURE_HOLDS_MS) throw new Error(readFileSync(file, 'utf8'));
@@ -91,7 +95,7 @@ function refuseAfterFailure(cache: string): void {
 
 /**
  * The application that workers run and producers import. `ledger` records what it was called with, as JSON, in the
- * Redis list `ledger`: {id, args, kwargs, ringbeat, redelivered, at}. `echo` returns what it is given, noted in `echoed`;
+ * Redis list `ledger`: {id, args, kwargs, ringbeat, redelivered, at}. `echo` returns what it is given, noted in `echoed`; `failed` is an errback that notes the failed task in `failed`;
  * `span` notes in `spans` when it begins and when it ends: {is, id, pid, schedule, due, run, attempt}.
  */
 const APP = `
@@ -140,7 +144,7 @@ def ledger(self, *args, **kwargs):
 
 @app.task(name='echo')
 def echo(value):
-    connection.rpush('echoed', json.dumps(value))
+    connection.rpush('echoed', json.dumps(value, default=str))
     return value
 
 @app.task(name='span', bind=True)
@@ -152,9 +156,40 @@ def span(self, seconds):
     time.sleep(seconds)
     note('end')
 
+@app.task(name='tsum')
+def tsum(numbers):
+    return sum(numbers)
+
+@app.task(name='failed')
+def failed(task_id):
+    connection.rpush('failed', task_id)
+
 @app.task(name='span_late', bind=True, acks_late=True)
 def span_late(self, seconds):
     span.run.__func__(self, seconds)
+
+# As those of worker-ledger-tasks.ts.
+def run_effect(self, folder, plan):
+    def note(what):
+        line = json.dumps({'is': what, 'id': self.request.id, 'pid': os.getpid(), 'retries': self.request.retries})
+        with open(os.path.join(folder, 'lines', str(os.getpid())), 'a') as file:
+            file.write(line + '\\n')
+    note('entered')
+    while 'gate' in plan and not os.path.exists(os.path.join(folder, plan['gate'])):
+        time.sleep(0.01)
+    time.sleep(plan.get('seconds', 0))
+    note('finished')
+    if self.request.retries < plan.get('retries', 0):
+        raise self.retry(countdown=plan.get('countdown', 0.05), max_retries=None)
+    return self.request.id
+
+@app.task(name='effect', bind=True)
+def effect(self, folder, plan):
+    return run_effect(self, folder, plan)
+
+@app.task(name='effect-late', bind=True, acks_late=True)
+def effect_late(self, folder, plan):
+    return run_effect(self, folder, plan)
 `;
 
 function pythonEnvironment(folder?: string): NodeJS.ProcessEnv {
@@ -208,16 +243,29 @@ export async function startCeleryWorker(
     cwd: folder,
     env: appEnvironment(folder, redisUrl, options.transportOptions),
   });
-  await until(() => worker.stderr.includes(' ready.') || worker.hasExited(), 'celery worker is ready', {
-    deadlineMs: 60_000,
-  });
+  await until(() => worker.stderr.includes(' ready.') || worker.hasExited(), 'celery worker is ready');
   if (worker.hasExited()) throw new Error(`celery worker ended:\n${worker.stdout}${worker.stderr}`);
   return worker;
 }
 
+/** Runs `celery -A ringbeat_test_app <args>` until it ends, or the test does. */
+export async function spawnCelery(
+  t: Test,
+  celery: Pick<CeleryPython, 'python'>,
+  redisUrl: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<Spawned> {
+  const folder = appFolder(t);
+  return spawnProcess(t, celery.python, ['-m', 'celery', '-A', 'ringbeat_test_app', ...args], {
+    cwd: folder,
+    env: { ...appEnvironment(folder, redisUrl), PYTHONUNBUFFERED: '1', ...env },
+  });
+}
+
 export interface PythonOptions {
   readonly transportOptions?: Readonly<Record<string, unknown>>;
-  /** Default 60,000 ms. */
+  /** Default 120,000 ms. */
   readonly deadlineMs?: number;
 }
 
@@ -235,7 +283,7 @@ export async function runPython(
   const folder = appFolder(t);
   const { stdout } = await run(celery.python, ['-c', code], {
     cwd: folder,
-    timeout: options.deadlineMs ?? 60_000,
+    timeout: options.deadlineMs ?? 120_000,
     env: { ...pythonEnvironment(folder), ...appEnvironment(folder, redisUrl, options.transportOptions) },
   });
   return stdout;

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 export interface EventuallyOptions {
-  /** When to give up. Default 15,000 ms. */
+  /** When to give up: a guard against what never comes, no claim of how fast something is. Default 60,000 ms. */
   readonly deadlineMs?: number;
   /** Pause between two tries. Default 10 ms. */
   readonly everyMs?: number;
@@ -12,7 +12,7 @@ export interface EventuallyOptions {
  * Inside, use plain `assert`, for a failed `t.equal` stays failed.
  */
 export async function eventually<T>(assertion: () => Promise<T> | T, options: EventuallyOptions = {}): Promise<T> {
-  const deadlineMs = options.deadlineMs ?? 15_000;
+  const deadlineMs = options.deadlineMs ?? 60_000;
   const giveUpAtMs = performance.now() + deadlineMs;
   for (;;) {
     try {

@@ -120,7 +120,7 @@ function observe(child: GuardedChild, command: string): Spawned {
     hasExited: child.hasExited,
     kill: child.kill,
     stop: () => child.stop(10_000),
-    async logged(event, deadlineMs = 20_000) {
+    async logged(event, deadlineMs = 60_000) {
       let found: LogLine | undefined;
       await until(
         () => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
-import { type EmbeddedRedis, freePort, startEmbeddedRedis } from '../../runtime/embedded-redis.ts';
+import { startEmbeddedRedis } from '../../runtime/embedded-redis.ts';
 import { eventually } from './eventually.ts';
 
 export interface RedisOptions {
@@ -40,7 +40,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<RedisServe
   const dataDir = mkdtempSync(join(tmpdir(), 'ringbeat-test-redis-'));
   const launch = (port: number) =>
     startEmbeddedRedis({ dataDir, port, appendOnly: options.appendonly ?? false, args: options.args ?? [] });
-  let server = await launchOnFreePort(launch);
+  let server = await onPortOfOwn(launch);
   return {
     get url() {
       return options.unixSocket ? server.socketUrl : server.url;
@@ -90,7 +90,7 @@ export async function withRedis(t: Test, options: RedisOptions = {}): Promise<Re
 }
 
 /** Waits until nobody is connected; throws naming who still is. A Redis that is down has no connections. */
-export async function noConnections(server: RedisServer): Promise<void> {
+export async function noConnections(server: RedisServer, deadlineMs = 15_000): Promise<void> {
   const observer = new Redis(server.port, '127.0.0.1', {
     lazyConnect: true,
     retryStrategy: () => null,
@@ -111,17 +111,27 @@ export async function noConnections(server: RedisServer): Promise<void> {
           .filter((line) => !line.includes('name=observer '));
         if (others.length > 0) throw new Error(`connections left open:\n${others.join('\n')}`);
       },
-      { deadlineMs: 3_000 },
+      { deadlineMs },
     );
   } finally {
     observer.disconnect();
   }
 }
 
-async function launchOnFreePort(launch: (port: number) => Promise<EmbeddedRedis>): Promise<EmbeddedRedis> {
+/**
+ * Ports of this process: below those that the system gives out by itself, or somebody would be given the port of a Redis
+ * that is down for a moment; and not those of the processes that run other test files meanwhile.
+ */
+const PORTS_EACH = 16;
+const FIRST_PORT = 10_000 + PORTS_EACH * (process.pid % 1_400);
+let portsTried = 0;
+
+/** Launches a server on a port that nobody else of the tests uses, on another one where it fails. */
+export async function onPortOfOwn<Server>(launch: (port: number) => Promise<Server>): Promise<Server> {
   for (let attempt = 1; ; attempt++) {
+    const port = FIRST_PORT + (portsTried++ % PORTS_EACH);
     try {
-      return await launch(await freePort());
+      return await launch(port);
     } catch (error) {
       if (attempt === 5) throw error;
     }

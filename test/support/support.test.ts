@@ -22,7 +22,7 @@ t.test('a connection that is left open at the end of a test is named', async (t)
   const forgotten = new Redis(server.port, '127.0.0.1', { connectionName: 'forgotten' });
   t.teardown(() => forgotten.disconnect());
   await forgotten.ping();
-  await t.rejects(noConnections(server), { message: /connections left open:\n.*name=forgotten/ });
+  await t.rejects(noConnections(server, 500), { message: /connections left open:\n.*name=forgotten/ });
 });
 
 t.test('every Celery runs the test application as worker and as producer', async (t) => {

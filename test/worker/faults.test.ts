@@ -60,7 +60,7 @@ const CUTS: readonly (readonly [string, (proxy: RedisProxy, name: string) => { r
   ['after Redis has executed it', (proxy, name) => proxy.cutAfter(scriptNamed(name), 3)],
   ['before Redis has seen it', (proxy, name) => proxy.cutBefore(scriptNamed(name), 3)],
 ];
-for (const name of ['reserve', 'acknowledge', 'settle']) {
+for (const name of ['reserve', 'start', 'settle']) {
   for (const [when, cut] of CUTS) {
     t.test(`every message runs once when the connection breaks at ${name}, ${when}`, async (t) => {
       const { server, redis } = await setUp(t);

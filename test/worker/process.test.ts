@@ -229,7 +229,6 @@ t.test('a TypeScript module is loaded, or a sentence says how it could be', asyn
 const USAGE: readonly (readonly [readonly string[], number, RegExp])[] = [
   [[], 2, /--tasks FILE/],
   [['--tasks', '/no/such.js'], 1, /there is no such file/],
-  [['--tasks', TASKS, '--pool', 'threads'], 1, /--pool threads is not supported by this version/],
   [['--tasks', TASKS, '-Q', ','], 2, /at least one queue/],
   [['--tasks', TASKS, '-Q', 'a"b'], 2, /no queue name/],
   [['--tasks', TASKS, '-c', '0'], 2, /whole number from 1/],

@@ -29,7 +29,7 @@ t.test(
     await redis.lpush('celery', raw);
     const before = await redisNow(redis);
     const { messages, nowMs } = await take();
-    t.same(messages, [{ tag: 'tag-1', list: 'celery', envelope: raw }]);
+    t.same(messages, [{ tag: 'tag-1', list: 'celery', envelope: raw, isAcked: false }]);
     t.same(await redis.hgetall('unacked'), { 'tag-1': `[${raw}, "", "celery"]` });
     t.ok(nowMs >= before && nowMs <= (await redisNow(redis)));
     const score = Number(await redis.zscore('unacked_index', 'tag-1'));
@@ -39,6 +39,58 @@ t.test(
     t.equal(await redis.exists('celery'), 0);
   },
 );
+
+const DIRECT = { room: 10, tasks: '"note"\n"other"' };
+
+t.test('what may start at once is acknowledged as it is taken, as far as there is room', async (t) => {
+  await send(redis, { tag: 'a' }, { tag: 'b', priority: 3 }, { tag: 'c', task: 'other' });
+  const { messages } = await take({ direct: { ...DIRECT, room: 2 } });
+  t.same(
+    messages.map(({ tag, list, isAcked }) => [tag, list, isAcked]),
+    [
+      ['a', 'celery', true],
+      ['c', 'celery', true],
+      ['b', queueList('celery', 3), false],
+    ],
+  );
+  t.same(await redis.hkeys('unacked'), ['b']);
+  t.same(await redis.zrange('unacked_index', '0', '-1'), ['b']);
+  t.same(await redis.smembers(workerKeys('rb', 'w1').reserved), ['b']);
+});
+
+t.test(
+  'what must not start at once goes to unacked: other tasks, an eta, a run that a schedule waits for',
+  async (t) => {
+    await send(
+      redis,
+      { tag: 'another', task: 'unlisted' },
+      { tag: 'prefix', task: 'note2' },
+      { tag: 'eta', headers: { eta: '2030-01-01T00:00:00.000000+00:00' } },
+      { tag: 'run', headers: { ringbeat: { schedule: 's', due: 1, run: 0, attempt: 1, journal: 'rb:{0}:' } } },
+    );
+    const { messages } = await take({ direct: DIRECT });
+    t.same(
+      messages.map(({ isAcked }) => isAcked),
+      [false, false, false, false],
+    );
+    t.equal(await redis.hlen('unacked'), 4);
+  },
+);
+
+t.test('the same counter answers what was acknowledged as well, and the next one takes other messages', async (t) => {
+  await send(redis, { tag: 'a' }, { tag: 'b', task: 'unlisted' }, { tag: 'c' });
+  const first = await take({ direct: DIRECT });
+  const again = await take({ direct: DIRECT, counter });
+  t.same(new Set(again.messages), new Set(first.messages));
+  t.same((await take({ direct: DIRECT })).messages, []);
+  await send(redis, { tag: 'd', task: 'unlisted' });
+  const third = await take({ direct: DIRECT });
+  t.same(
+    (await take({ direct: DIRECT, counter })).messages,
+    third.messages,
+    'an older batch is not answered with a newer one',
+  );
+});
 
 t.test('messages come oldest first, the most urgent list first', async (t) => {
   await send(
@@ -163,7 +215,7 @@ t.test('an envelope written by another producer is read whatever its blanks and 
   const raw =
     '{"properties":{"delivery_tag":"tag-x","delivery_info":{"routing_key":"celery","exchange":"ex","redelivered":true}},"headers":{},"body":""}';
   await redis.lpush('celery', raw);
-  t.same((await take()).messages, [{ tag: 'tag-x', list: 'celery', envelope: raw }]);
+  t.same((await take()).messages, [{ tag: 'tag-x', list: 'celery', envelope: raw, isAcked: false }]);
 });
 
 t.test('a queue whose key holds something else is reported and passed over', async (t) => {

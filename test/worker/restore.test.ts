@@ -1,5 +1,4 @@
 import t from 'tap';
-import { acknowledge } from '../../lua/acknowledge.ts';
 import { namespaceKeys, queueList, shardKeys, workerKeys } from '../../lua/keys.ts';
 import { reserve } from '../../lua/reserve.ts';
 import {
@@ -10,6 +9,7 @@ import {
   restoreTags,
   WORKER_LEASE_MS,
 } from '../../lua/restore.ts';
+import { start } from '../../lua/start.ts';
 import { workerHeartbeat } from '../../lua/worker-heartbeat.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { envelope, redisNow, send, whereabouts } from './messages.ts';
@@ -35,7 +35,7 @@ t.test('a dead worker is forgotten and its messages are the next to be taken, fl
   await redis.hset(names.meta, 'epoch', 'epoch-1');
   await send(redis, { tag: 'a' }, { tag: 'b', priority: 6 }, { tag: 'c' });
   await takeAll('dead');
-  await acknowledge(redis, 'rb', { workerId: 'dead', counter: 1, tags: ['c'] });
+  await start(redis, 'rb', { workerId: 'dead', counter: 1, maxCrashes: 3, early: ['c'], late: [] });
   await send(redis, { tag: 'later' });
   await silentFor('dead', WORKER_LEASE_MS + 500);
   t.same(await restoreLostWorkers(redis, 'rb', Date.now()), { workers: ['dead'], restored: 2, deadLetters: 0 });

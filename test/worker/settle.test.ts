@@ -31,12 +31,14 @@ function end(
     workerId: 'w1',
     counter: options.counter ?? settled,
     resultExpiresSec: options.resultExpiresSec ?? 60,
+    shards: 0,
     settlements: settlements.map((settlement) => ({
       tag: 'a',
       mode: 'held',
       result: null,
       letter: null,
       run: null,
+      actions: [],
       ...settlement,
     })),
   });

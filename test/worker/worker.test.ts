@@ -192,7 +192,7 @@ t.test('no more tasks run at once than the concurrency, and no more messages are
 t.test('functions that compute for long let the worker see to its other duties in between', async (t) => {
   await startWorker(t);
   const before = await redis.zscore('rb:workers', (await redis.zrange('rb:workers', '0', '0'))[0]!);
-  for (let n = 0; n < 60; n++) await send(redis, { task: 'compute', id: `id-${n}`, args: [50] });
+  await send(redis, ...Array.from({ length: 60 }, (_, n) => ({ task: 'compute', id: `id-${n}`, args: [50] })));
   await until(async () => {
     const [, after] = await redis.zrange('rb:workers', '0', '0', 'WITHSCORES');
     return after !== before && ran.length > 0 && ran.length < 60;

@@ -1,8 +1,8 @@
 import t from 'tap';
-import { acknowledge } from '../../lua/acknowledge.ts';
 import { workerKeys } from '../../lua/keys.ts';
 import { refresh } from '../../lua/refresh.ts';
 import { reserve } from '../../lua/reserve.ts';
+import { start } from '../../lua/start.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { send, whereabouts } from './messages.ts';
 
@@ -19,7 +19,13 @@ t.beforeEach(async () => {
 });
 
 t.test('acknowledged messages leave unacked, its index and the worker', async (t) => {
-  const { refused } = await acknowledge(redis, 'rb', { workerId: 'w1', counter: 1, tags: ['a', 'c'] });
+  const { refused } = await start(redis, 'rb', {
+    workerId: 'w1',
+    counter: 1,
+    maxCrashes: 3,
+    early: ['a', 'c'],
+    late: [],
+  });
   t.equal(refused.size, 0);
   t.same(await redis.hkeys('unacked'), ['b']);
   t.same(await redis.zrange('unacked_index', '0', '-1'), ['b']);
@@ -29,24 +35,46 @@ t.test('acknowledged messages leave unacked, its index and the worker', async (t
 t.test('what somebody restored meanwhile is refused', async (t) => {
   await redis.hdel('unacked', 'b');
   await redis.zrem('unacked_index', 'b');
-  const { refused } = await acknowledge(redis, 'rb', { workerId: 'w1', counter: 1, tags: ['a', 'b', 'c'] });
-  t.same([...refused], [1]);
+  const { refused } = await start(redis, 'rb', {
+    workerId: 'w1',
+    counter: 1,
+    maxCrashes: 3,
+    early: ['a', 'b', 'c'],
+    late: [],
+  });
+  t.same([...refused], ['b']);
   t.same(await whereabouts(redis), { queued: 0, unacked: 0, index: 0, dead: 0 });
 });
 
 t.test('what another worker holds now is refused and stays with it', async (t) => {
   await redis.srem(workerKeys('rb', 'w1').reserved, 'a');
-  const { refused } = await acknowledge(redis, 'rb', { workerId: 'w1', counter: 1, tags: ['a'] });
-  t.same([...refused], [0]);
+  const { refused } = await start(redis, 'rb', { workerId: 'w1', counter: 1, maxCrashes: 3, early: ['a'], late: [] });
+  t.same([...refused], ['a']);
   t.equal(await redis.hexists('unacked', 'a'), 1);
   t.ok(await redis.zscore('unacked_index', 'a'));
 });
 
+t.test('late-acknowledged messages stay and are known as started; those that are gone are refused', async (t) => {
+  await redis.hdel('unacked', 'b');
+  await redis.zrem('unacked_index', 'b');
+  const { refused } = await start(redis, 'rb', {
+    workerId: 'w1',
+    counter: 1,
+    maxCrashes: 3,
+    early: ['a'],
+    late: ['b', 'c'],
+  });
+  t.same([...refused], ['b']);
+  t.same(await redis.hkeys('unacked'), ['c']);
+  t.same(await redis.smembers(workerKeys('rb', 'w1').started), ['c']);
+});
+
 t.test('the same call again is answered as before', async (t) => {
   await redis.hdel('unacked', 'b');
-  const request = { workerId: 'w1', counter: 1, tags: ['a', 'b', 'c'] };
-  const first = await acknowledge(redis, 'rb', request);
-  const second = await acknowledge(redis, 'rb', request);
+  await redis.zrem('unacked_index', 'b');
+  const request = { workerId: 'w1', counter: 1, maxCrashes: 3, early: ['a', 'b', 'c'], late: [] };
+  const first = await start(redis, 'rb', request);
+  const second = await start(redis, 'rb', request);
   t.same([...second.refused], [...first.refused]);
 });
 

@@ -1,0 +1,254 @@
+import t from 'tap';
+import { Ignore, isTaskError, Reject, type RetryOptions, type TaskContext, task } from '../../index.ts';
+import { eventually } from '../support/eventually.ts';
+import { withRedis } from '../support/redis-server.ts';
+import { redisNow, send } from './messages.ts';
+import { recordIn, startRig } from './worker-rig.ts';
+
+const redisServer = await withRedis(t);
+const redis = redisServer.connect();
+t.teardown(() => redis.disconnect());
+
+t.beforeEach(async () => {
+  await redis.flushall();
+});
+
+class NetworkError extends Error {
+  override readonly name = 'NetworkError';
+}
+class Unreachable extends NetworkError {}
+
+const fail = (): never => {
+  throw new Unreachable('no route');
+};
+
+task('flaky', (ctx, failures: number) => {
+  if (ctx.retries < failures) ctx.retry({ exc: new NetworkError(`failure ${ctx.retries}`), countdown: 0 });
+  return `done after ${ctx.retries} retries`;
+});
+
+t.test('a task that asks for it runs again under the same id, with one retry more', async (t) => {
+  await startRig(t, redisServer);
+  await send(redis, { task: 'flaky', id: 'a', args: [3] });
+  t.match(await recordIn(redis, 'a'), { status: 'SUCCESS', result: 'done after 3 retries' });
+});
+
+t.test('a fourth retry is one too many by default: the task fails with the reason that it gave', async (t) => {
+  await startRig(t, redisServer);
+  await send(redis, { task: 'flaky', id: 'a', args: [4] });
+  t.match(await recordIn(redis, 'a'), {
+    status: 'FAILURE',
+    result: { exc_type: 'NetworkError', exc_message: ['failure 3'] },
+  });
+});
+
+task('no-reason', (ctx, ..._args: unknown[]) => ctx.retry({ countdown: 0, maxRetries: 1 }));
+
+t.test('without a reason it fails with MaxRetriesExceededError, in the words of Celery', async (t) => {
+  await startRig(t, redisServer);
+  await send(redis, { task: 'no-reason', id: 'a', args: [1, 'two'], kwargs: { three: null } });
+  t.match(await recordIn(redis, 'a'), {
+    status: 'FAILURE',
+    result: {
+      exc_type: 'MaxRetriesExceededError',
+      exc_module: 'celery.exceptions',
+      exc_message: ["Can't retry no-reason[a] args:(1, 'two') kwargs:{'three': None}"],
+    },
+  });
+});
+
+task('endless', (ctx) => (ctx.retries < 12 ? ctx.retry({ countdown: 0 }) : ctx.retries), { maxRetries: null });
+
+t.test('with maxRetries null there is no limit', async (t) => {
+  await startRig(t, redisServer);
+  await send(redis, { task: 'endless', id: 'a' });
+  t.match(await recordIn(redis, 'a'), { status: 'SUCCESS', result: 12 });
+});
+
+/** The message that a retry has sent, as the worker holds it. */
+async function retried(queue?: string): Promise<Record<string, any>> {
+  return eventually(async () => {
+    const [held] = queue === undefined ? await redis.hvals('unacked') : await redis.lrange(queue, 0, 0);
+    const message = queue === undefined ? JSON.parse(held!)[0] : JSON.parse(held!);
+    if (message.headers.retries !== 1) throw new Error('not retried yet');
+    return message;
+  });
+}
+
+const inSec = (eta: string, nowMs: number): number => Math.round((Date.parse(eta) - nowMs) / 1_000);
+
+task('defaults', (ctx) => ctx.retry());
+task('short', (ctx) => ctx.retry(), { defaultRetryDelay: 60 });
+
+for (const [name, seconds] of [
+  ['defaults', 180],
+  ['short', 60],
+] as const) {
+  t.test(`a retry that says nothing waits ${seconds} s: ${name}`, async (t) => {
+    await startRig(t, redisServer);
+    const nowMs = await redisNow(redis);
+    await send(redis, { task: name, id: 'a' });
+    const { headers } = await retried();
+    t.ok(Math.abs(inSec(headers.eta, nowMs) - seconds) <= 5, headers.eta);
+    t.match(await recordIn(redis, 'a', 'RETRY'), {
+      result: { exc_type: 'Retry', exc_module: 'celery.exceptions' },
+      date_done: null,
+    });
+  });
+}
+
+let how: RetryOptions = {};
+task('told', (ctx) => ctx.retry(how));
+
+t.test('a retry changes what it says of the message, and keeps the rest', async (t) => {
+  const eta = new Date(Date.now() + 1_000_000);
+  how = {
+    args: [2],
+    kwargs: { b: 3 },
+    queue: 'slow',
+    priority: 6,
+    eta,
+    expires: 2_000,
+    timeLimit: 20,
+    softTimeLimit: 10,
+    headers: { 'x-why': 'told' },
+  };
+  await startRig(t, redisServer);
+  const nowMs = await redisNow(redis);
+  await send(redis, { task: 'told', id: 'a', args: [1], headers: { 'x-tenant': 'acme', root_id: 'root' } });
+  const message = await retried('slow\x06\x166');
+  t.match(message, {
+    headers: {
+      id: 'a',
+      task: 'told',
+      retries: 1,
+      timelimit: [20, 10],
+      argsrepr: '(2,)',
+      kwargsrepr: "{'b': 3}",
+      root_id: 'root',
+      parent_id: 'a',
+      'x-tenant': 'acme',
+      'x-why': 'told',
+    },
+    properties: { priority: 6, delivery_info: { exchange: '', routing_key: 'slow' }, correlation_id: 'a' },
+  });
+  t.equal(Date.parse(message.headers.eta), eta.getTime());
+  t.ok(Math.abs(inSec(message.headers.expires, nowMs) - 2_000) <= 5);
+  t.match(JSON.parse(Buffer.from(message.body, 'base64').toString()), [[2], { b: 3 }]);
+});
+
+const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+  [{ countdown: -1 }, /countdown is 0 s or more, got -1/],
+  [{ countdown: Number.NaN }, /countdown/],
+  [{ eta: '2027-01-01' }, /eta is a Date, got 2027-01-01/],
+  [{ eta: new Date(0), countdown: 1 }, /eta excludes a countdown/],
+  [{ expires: 0 }, /expires/],
+  [{ maxRetries: -1 }, /maxRetries/],
+  [{ args: 'no' }, /args are a list/],
+  [{ kwargs: [] }, /kwargs are an object/],
+  [{ queue: '' }, /queue/],
+  [{ priority: 10 }, /priority .* 0 to 9, got 10/],
+  [{ timeLimit: 0 }, /time limits/],
+];
+
+for (const [options, reason] of refused) {
+  t.test(`a retry with ${JSON.stringify(options)} is refused, and the task fails`, async (t) => {
+    how = options as RetryOptions;
+    await startRig(t, redisServer);
+    await send(redis, { task: 'told', id: 'a' });
+    t.match(await recordIn(redis, 'a'), {
+      status: 'FAILURE',
+      result: { exc_type: 'TypeError', exc_message: [reason] },
+    });
+  });
+}
+
+t.test('what JSON cannot hold is no argument of a retry', async (t) => {
+  how = { args: [() => {}] as unknown as NonNullable<RetryOptions['args']> };
+  await startRig(t, redisServer);
+  await send(redis, { task: 'told', id: 'a', headers: { retries: 0 } });
+  await recordIn(redis, 'a', 'FAILURE', 'RETRY');
+});
+
+const twice = (ctx: TaskContext): unknown => (ctx.retries < 2 ? fail() : ctx.retries);
+const soon = { defaultRetryDelay: 0 };
+task('auto-class', twice, { ...soon, autoretryFor: [NetworkError] });
+task('auto-name', twice, { ...soon, autoretryFor: ['NetworkError'] });
+task('auto-subclass-name', twice, { ...soon, autoretryFor: ['Unreachable'] });
+task('auto-other', twice, { ...soon, autoretryFor: [RangeError, 'OddError'] });
+task('auto-except', twice, { ...soon, autoretryFor: [Error], dontAutoretryFor: [Unreachable] });
+task('auto-exhausted', fail, { ...soon, autoretryFor: [Error], maxRetries: 2 });
+
+for (const name of ['auto-class', 'auto-name', 'auto-subclass-name']) {
+  t.test(`a task runs again after an error that autoretryFor names: ${name}`, async (t) => {
+    await startRig(t, redisServer);
+    await send(redis, { task: name, id: 'a' });
+    t.match(await recordIn(redis, 'a'), { status: 'SUCCESS', result: 2 });
+  });
+}
+
+for (const name of ['auto-other', 'auto-except', 'auto-exhausted']) {
+  t.test(`a task fails with an error that is not to be retried any more: ${name}`, async (t) => {
+    await startRig(t, redisServer);
+    await send(redis, { task: name, id: 'a' });
+    t.match(await recordIn(redis, 'a'), {
+      status: 'FAILURE',
+      result: { exc_type: 'NetworkError', exc_message: ['no route'] },
+    });
+  });
+}
+
+task('auto-ignore', (_ctx, which: string) => {
+  throw which === 'ignore' ? new Ignore() : new Reject('not mine');
+}, { ...soon, autoretryFor: [Error] });
+
+t.test('Ignore and Reject are never retried', async (t) => {
+  await startRig(t, redisServer);
+  await send(redis, { task: 'auto-ignore', id: 'a', args: ['ignore'] }, { task: 'auto-ignore', id: 'b', args: ['reject'] });
+  t.match(await recordIn(redis, 'b'), { status: 'FAILURE', result: { exc_type: 'Reject' } });
+  t.equal(await redis.exists('celery-task-meta-a'), 0);
+});
+
+task('backoff', fail, { autoretryFor: [Error], retryBackoff: true, retryJitter: false, maxRetries: null });
+task('backoff-factor', fail, { autoretryFor: [Error], retryBackoff: 5, retryJitter: false, maxRetries: null });
+task('backoff-max', fail, {
+  autoretryFor: [Error],
+  retryBackoff: true,
+  retryJitter: false,
+  retryBackoffMax: 100,
+  maxRetries: null,
+});
+task('backoff-jitter', fail, { autoretryFor: [Error], retryBackoff: true, maxRetries: null });
+
+for (const [name, retries, least, most] of [
+  ['backoff', 5, 32, 32],
+  ['backoff', 30, 600, 600],
+  ['backoff-factor', 3, 40, 40],
+  ['backoff-max', 9, 100, 100],
+  ['backoff-jitter', 8, 0, 256],
+] as const) {
+  t.test(`retry ${retries + 1} of ${name} waits ${least} to ${most} s`, async (t) => {
+    await startRig(t, redisServer);
+    const nowMs = await redisNow(redis);
+    await send(redis, { task: name, id: 'a', headers: { retries } });
+    await recordIn(redis, 'a', 'RETRY');
+    const eta = await eventually(async () => {
+      const [held] = await redis.hvals('unacked');
+      const { headers } = JSON.parse(held!)[0];
+      if (headers.retries !== retries + 1) throw new Error('not retried yet');
+      return headers.eta as string;
+    }).catch(async (error) => {
+      // A jitter of 0 s has run again by now.
+      if (name !== 'backoff-jitter') throw error;
+      return new Date(nowMs).toISOString();
+    });
+    const seconds = inSec(eta, nowMs);
+    t.ok(seconds >= least - 1 && seconds <= most + 5, `${seconds} s`);
+  });
+}
+
+t.test('a typed error is known by its name, whichever copy of the package made it', async (t) => {
+  t.ok(isTaskError(new Ignore(), 'Ignore'));
+  t.notOk(isTaskError(new Error('Ignore'), 'Ignore'));
+  t.notOk(isTaskError(Object.assign(new Error(), { name: 'Ignore' }), 'Ignore'));
+});

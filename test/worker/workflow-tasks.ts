@@ -1,0 +1,19 @@
+// Tasks of workflows, as those of the Celery application in test/support/celery.ts.
+import { Redis } from 'ioredis';
+import { task } from '../../client/task.ts';
+
+const redis = new Redis(process.env.RINGBEAT_TEST_REDIS ?? '');
+redis.on('error', () => {});
+
+task('add', (_ctx, x: number, y: number) => x + y);
+task('tsum', (_ctx, numbers: readonly number[]) => numbers.reduce((sum, number) => sum + number, 0));
+task('echo', async (_ctx, value: unknown) => {
+  await redis.rpush('echoed', JSON.stringify(value));
+  return value;
+});
+task('boom', (_ctx, message: string) => {
+  throw Object.assign(new Error(message), { name: 'ValueError' });
+});
+task('failed', async (_ctx, taskId: string) => {
+  await redis.rpush('failed', taskId);
+});

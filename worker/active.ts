@@ -1,0 +1,231 @@
+import { constants } from 'node:os';
+import { signals } from '../client/signals.ts';
+import type { RegisteredTask } from '../client/task.ts';
+import { exceptionOf } from '../protocol/result.ts';
+import { SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError } from '../protocol/task-errors.ts';
+import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
+import type { Log } from '../runtime/log.ts';
+import { Cancellation } from './cancellation.ts';
+import type { TaskPort } from './context.ts';
+import type { Delivery } from './delivery.ts';
+import type { Events } from './events.ts';
+import { tellGivenUp } from './given-up.ts';
+import { Heap } from './heap.ts';
+import type { WorkerMetrics } from './metrics.ts';
+import type { Outcome } from './outcome.ts';
+import type { Job, Pool } from './pools/pool.ts';
+
+/** Limits of a task's run time, s; null: none. */
+export interface TimeLimits {
+  readonly soft: number | null;
+  readonly hard: number | null;
+}
+
+export interface ActiveOptions {
+  readonly pool: Pool;
+  readonly clock: RedisClock;
+  readonly metrics: WorkerMetrics;
+  readonly events: Events;
+  readonly log: Log;
+  /** Where neither the message nor the task has limits of its own. */
+  readonly limits: TimeLimits;
+  readonly port: TaskPort;
+  /** Told of every job that was entered, also when it has ended by then. */
+  onStart(job: Job): void;
+  /** Told once of every job that ended, whichever way, and how long it ran, s. */
+  onEnd(delivery: Delivery, outcome: Outcome, runtimeSec: number): void;
+}
+
+/** The tasks that run: gives them to the pool, and ends those that take too long or are terminated. */
+export class Active {
+  readonly #options: ActiveOptions;
+  readonly #jobs = new Map<string, Job>();
+  readonly #totals = new Map<string, number>();
+  /** Limits that were changed while the worker runs, by task. */
+  readonly #changedLimits = new Map<string, TimeLimits>();
+  readonly #deadlines = new Heap<Job>();
+  #timer: NodeJS.Timeout | null = null;
+  #timerAtMs = Number.POSITIVE_INFINITY;
+
+  constructor(options: ActiveOptions) {
+    this.#options = options;
+  }
+
+  get size(): number {
+    return this.#jobs.size;
+  }
+
+  /** What runs now, by delivery tag. */
+  get jobs(): ReadonlyMap<string, Job> {
+    return this.#jobs;
+  }
+
+  /** How many tasks of each name have started. */
+  get totals(): ReadonlyMap<string, number> {
+    return this.#totals;
+  }
+
+  limitsOf(task: string, own: RegisteredTask['options'] | undefined): TimeLimits {
+    const { limits } = this.#options;
+    const { soft, hard } = this.#changedLimits.get(task) ?? { soft: own?.softTimeLimit, hard: own?.timeLimit };
+    return { soft: soft ?? limits.soft, hard: hard ?? limits.hard };
+  }
+
+  /** From now on these hold for a task's runs. */
+  setLimits(task: string, limits: TimeLimits): void {
+    this.#changedLimits.set(task, limits);
+  }
+
+  /** Enters the task. */
+  start(delivery: Delivery): void {
+    const { pool, clock, metrics, events } = this.#options;
+    const { message, task, tag } = delivery;
+    const nowMs = clock.nowMs();
+    const [hard, soft] = message.timeLimit;
+    const limits = this.limitsOf(task.name, task.options);
+    const job: Job = {
+      delivery,
+      startedAtMs: monotonicMs(),
+      startedAt: nowMs / 1_000,
+      pid: process.pid,
+      // As in Celery, a message's limit of 0 is none of its own.
+      softLimitSec: soft || limits.soft,
+      hardLimitSec: hard || limits.hard,
+      cancellation: new Cancellation(),
+      isOver: false,
+    };
+    if (message.schedule !== null) metrics.startLateness.observe(Math.max(0, nowMs - message.schedule.due) / 1_000);
+    this.#jobs.set(tag, job);
+    this.#totals.set(task.name, (this.#totals.get(task.name) ?? 0) + 1);
+    if (events.isOn && task.options.sendEvents !== false) events.started(message.id);
+    this.#watch(job);
+    pool.run(job, (outcome) => this.#ended(job, outcome));
+    this.#options.onStart(job);
+  }
+
+  /** Aborts the signal of a task whose message is no longer ours; it may go on. */
+  interrupt(tag: string, reason: Error): void {
+    const job = this.#jobs.get(tag);
+    if (job !== undefined) this.#options.pool.interrupt(job, reason);
+  }
+
+  /** Aborts the signals of all. */
+  interruptAll(reason: Error): void {
+    for (const job of this.#jobs.values()) this.#options.pool.interrupt(job, reason);
+  }
+
+  /** Ends these tasks, where they run, at once: each is recorded as revoked. Answers the ids of those that did. */
+  terminate(ids: ReadonlySet<string>, signal: NodeJS.Signals): string[] {
+    const terminated: string[] = [];
+    for (const job of [...this.#jobs.values()]) {
+      const { id } = job.delivery.message;
+      if (!ids.has(id)) continue;
+      terminated.push(id);
+      this.#giveUp(job, { state: 'revoked', reason: 'terminated', signum: constants.signals[signal] }, signal);
+    }
+    return terminated;
+  }
+
+  /** Stops its timer; what runs goes on unheard. */
+  close(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    const { events } = this.#options;
+    for (const job of this.#jobs.values()) {
+      job.isOver = true;
+      job.cancellation.isOver = true;
+      const { message, task, isLate } = job.delivery;
+      // It goes back to its queue; what was acknowledged early is lost.
+      if (isLate && events.isOn && task.options.sendEvents !== false) events.cancelled(message.id);
+    }
+    this.#jobs.clear();
+  }
+
+  #ended(job: Job, outcome: Outcome): void {
+    if (job.isOver) {
+      this.#late(job, outcome);
+      return;
+    }
+    this.#finish(job, outcome);
+    if (outcome.state !== 'failure' || signals.taskFailure.size === 0) return;
+    const { type, args } = outcome.exception;
+    // Where its process has died, nobody else can tell.
+    if (type === 'WorkerLostError')
+      void tellGivenUp(job, new WorkerLostError(String(args[0])), this.#options.port, false);
+  }
+
+  /** Settles a task that still runs, then ends it as well as its pool can. */
+  #giveUp(job: Job, outcome: Outcome, signal: NodeJS.Signals): void {
+    this.#finish(job, outcome);
+    this.#options.pool.kill(job, signal);
+  }
+
+  #finish(job: Job, outcome: Outcome): void {
+    job.isOver = true;
+    job.cancellation.isOver = true;
+    this.#jobs.delete(job.delivery.tag);
+    const runtimeSec = (monotonicMs() - job.startedAtMs) / 1_000;
+    this.#options.metrics.runtime.observe(runtimeSec);
+    this.#options.onEnd(job.delivery, outcome, runtimeSec);
+  }
+
+  /** The task was given up before; what it did later changes nothing. */
+  #late(job: Job, outcome: Outcome): void {
+    const { task, id } = job.delivery.message;
+    this.#options.metrics.counts.abandoned += 1;
+    this.#options.log.warn({
+      event: 'outcome_dropped',
+      task,
+      id,
+      state: outcome.state,
+      reason: 'it had been given up',
+    });
+  }
+
+  // Time limits
+
+  #watch(job: Job): void {
+    const { softLimitSec, hardLimitSec, startedAtMs } = job;
+    if (softLimitSec === null && hardLimitSec === null) return;
+    const sooner = Math.min(softLimitSec ?? Number.POSITIVE_INFINITY, hardLimitSec ?? Number.POSITIVE_INFINITY);
+    this.#deadlines.push(startedAtMs + sooner * 1_000, job);
+    this.#arm();
+  }
+
+  /** One timer, for whichever limit comes first. */
+  #arm(): void {
+    const atMs = this.#deadlines.nextAtMs;
+    if (atMs >= this.#timerAtMs || atMs === Number.POSITIVE_INFINITY) return;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timerAtMs = atMs;
+    // No timer overflows: far limits are looked at again in between.
+    this.#timer = setTimeout(() => this.#limitsPassed(), Math.min(Math.max(0, atMs - monotonicMs()) + 1, 3_600_000));
+  }
+
+  #limitsPassed(): void {
+    this.#timer = null;
+    this.#timerAtMs = Number.POSITIVE_INFINITY;
+    const nowMs = monotonicMs();
+    for (let job = this.#deadlines.pop(nowMs); job !== null; job = this.#deadlines.pop(nowMs)) {
+      if (!job.isOver) this.#limitPassed(job, nowMs);
+    }
+    this.#arm();
+  }
+
+  #limitPassed(job: Job, nowMs: number): void {
+    const { softLimitSec, hardLimitSec, startedAtMs, delivery } = job;
+    const { task, id } = delivery.message;
+    const ranSec = (nowMs - startedAtMs) / 1_000;
+    if (hardLimitSec !== null && ranSec >= hardLimitSec) {
+      this.#options.log.error({ event: 'hard_time_limit', task, id, seconds: hardLimitSec });
+      const error = new TimeLimitExceeded(hardLimitSec);
+      job.cancellation.abort(error);
+      this.#giveUp(job, { state: 'failure', exception: exceptionOf(error), traceback: null }, 'SIGKILL');
+      void tellGivenUp(job, error, this.#options.port, true);
+      return;
+    }
+    this.#options.log.warn({ event: 'soft_time_limit', task, id, seconds: softLimitSec });
+    this.#options.pool.interrupt(job, new SoftTimeLimitExceeded());
+    if (hardLimitSec !== null) this.#deadlines.push(startedAtMs + hardLimitSec * 1_000, job);
+  }
+}

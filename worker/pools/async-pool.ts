@@ -1,0 +1,60 @@
+import { signals } from '../../client/signals.ts';
+import { TaskRevokedError } from '../../protocol/task-errors.ts';
+import type { TaskPort } from '../context.ts';
+import type { Outcome } from '../outcome.ts';
+import { runTask } from '../run-task.ts';
+import type { Job, Pool } from './pool.ts';
+
+/** Runs tasks in this process: many at once where they await something (`async`), or one at a time (`solo`). */
+export class AsyncPool implements Pool {
+  readonly kind: 'async' | 'solo';
+  readonly ahead = 0;
+  readonly restart = null;
+  #size: number;
+  readonly #port: TaskPort;
+
+  constructor(kind: 'async' | 'solo', size: number, port: TaskPort) {
+    this.kind = kind;
+    this.#size = size;
+    this.#port = port;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  async start(): Promise<void> {
+    const { hostname, log } = this.#port;
+    await signals.workerProcessInit.send({ sender: hostname, pid: process.pid }, log);
+  }
+
+  run(job: Job, onEnd: (outcome: Outcome) => void): void {
+    const { message, task } = job.delivery;
+    runTask({ message, task, cancellation: job.cancellation, port: this.#port }, onEnd);
+  }
+
+  interrupt(job: Job, reason: Error): void {
+    job.cancellation.abort(reason);
+  }
+
+  kill(job: Job): void {
+    job.cancellation.abort(new TaskRevokedError('terminated'));
+  }
+
+  resize(size: number): void {
+    if (this.kind === 'async') this.#size = size;
+  }
+
+  info() {
+    return {
+      implementation: `ringbeat:${this.kind}`,
+      'max-concurrency': this.#size,
+      processes: [process.pid],
+      'max-tasks-per-child': 'N/A',
+      'put-guarded-by-semaphore': false,
+      timeouts: [],
+    };
+  }
+
+  async stop(): Promise<void> {}
+}

@@ -1,0 +1,413 @@
+import { messageOf, RingbeatError } from '../../protocol/errors.ts';
+import { type Json, parseJson } from '../../protocol/json.ts';
+import { JsonText } from '../../protocol/result.ts';
+import { monotonicMs } from '../../runtime/clock.ts';
+import type { Log } from '../../runtime/log.ts';
+import type { TaskPort } from '../context.ts';
+import { lostOutcome, type Outcome } from '../outcome.ts';
+import {
+  type CallMessage,
+  type ChildSetup,
+  type EndMessage,
+  errorData,
+  errorFrom,
+  type FromChild,
+  type SentOutcome,
+  type ToChild,
+} from './channel.ts';
+import type { Job, Pool, PoolKind } from './pool.ts';
+
+/** A thread or process that runs one job at a time. */
+export interface Child {
+  /** The process that its jobs run in. */
+  readonly pid: number;
+  /** What the log calls it. */
+  readonly name: { readonly pid: number } | { readonly thread: number };
+  send(message: ToChild): void;
+  /** Ends it by this signal, and in any case soon. */
+  kill(signal: NodeJS.Signals): void;
+}
+
+export interface ChildListener {
+  heard(message: FromChild): void;
+  /** It has ended; `how` as Celery says it: `exitcode 1`, `signal 9 (SIGKILL)`. Told once, after everything it said. */
+  ended(how: string): void;
+}
+
+export interface ChildrenPoolOptions {
+  readonly size: number;
+  readonly setup: ChildSetup;
+  /** Jobs after which a child is replaced; null: never. */
+  readonly maxTasks: number | null;
+  readonly port: TaskPort;
+  readonly log: Log;
+}
+
+/** A child that died on its own accord is replaced after the first of these, ms, doubling up to the second. */
+const RESPAWN_MIN_MS = 100;
+const RESPAWN_MAX_MS = 10_000;
+
+/** Jobs are started ahead that will be waiting for a child for about this long, ms; at most so many for each child. */
+const AHEAD_MS = 10;
+const MOST_AHEAD = 16;
+
+/** How much the latest job counts in the mean of how long jobs take. */
+const LATEST = 0.1;
+
+/** How long children that were told to stop may take, ms. */
+const STOP_MS = 5_000;
+
+interface Assignment {
+  readonly number: number;
+  readonly job: Job;
+  readonly onEnd: (outcome: Outcome) => void;
+  givenAtMs: number;
+  /** Why its signal is to be aborted as soon as it runs. */
+  interruption: Error | null;
+  /** Its outcome is settled already. */
+  isKilled: boolean;
+}
+
+interface Slot {
+  /** null until it has been spawned. */
+  child: Child | null;
+  assignment: Assignment | null;
+  /** Jobs that it has ended. */
+  jobs: number;
+  /** To be replaced once its job has ended. */
+  isOutdated: boolean;
+  /** Told to end. */
+  isLeaving: boolean;
+  /** Resolves when it is ready or has ended before that. */
+  readonly started: Promise<Error | null>;
+  readonly ended: Promise<void>;
+}
+
+/**
+ * Runs tasks in children, one job in each at a time. A child that dies is replaced, whatever it died of, and costs only the job
+ * that it ran:
+ *
+ *     spawned --ready--> idle --run--> busy --end--> idle, or leaving when it is spent or one too many
+ *
+ * Jobs beyond the free children wait here: after a kill its slot is free before its child has been replaced.
+ */
+export abstract class ChildrenPool implements Pool {
+  abstract readonly kind: PoolKind;
+  protected abstract spawn(listener: ChildListener): Child | Promise<Child>;
+  readonly #options: ChildrenPoolOptions;
+  readonly #slots = new Set<Slot>();
+  readonly #idle: Slot[] = [];
+  readonly #waiting: Assignment[] = [];
+  #size: number;
+  #jobs = 0;
+  /** How long a job takes from here to here, ms. */
+  #meanMs = AHEAD_MS;
+  /** Children that died in a row before any of them ended a job. */
+  #deaths = 0;
+  #respawnTimer: NodeJS.Timeout | null = null;
+  #isStopping = false;
+
+  constructor(options: ChildrenPoolOptions) {
+    this.#options = options;
+    this.#size = options.size;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  get ahead(): number {
+    return this.#size * Math.min(Math.max(0, Math.floor(AHEAD_MS / this.#meanMs) - 1), MOST_AHEAD);
+  }
+
+  /** Throws what keeps a child from starting. */
+  async start(): Promise<void> {
+    this.#fill();
+    const problems = await Promise.all([...this.#slots].map(({ started }) => started));
+    const problem = problems.find((problem) => problem !== null);
+    if (problem === undefined) return;
+    await this.stop(true);
+    throw problem;
+  }
+
+  run(job: Job, onEnd: (outcome: Outcome) => void): void {
+    const assignment = { number: this.#jobs, job, onEnd, givenAtMs: 0, interruption: null, isKilled: false };
+    this.#jobs += 1;
+    const slot = this.#idle.pop();
+    if (slot === undefined) this.#waiting.push(assignment);
+    else this.#give(slot, assignment);
+  }
+
+  interrupt(job: Job, reason: Error): void {
+    const waiting = this.#waiting.find((assignment) => assignment.job === job);
+    if (waiting !== undefined) waiting.interruption = reason;
+    const slot = this.#slotOf(job);
+    if (slot !== null) this.#interrupt(slot, reason);
+  }
+
+  kill(job: Job, signal: NodeJS.Signals): void {
+    const waiting = this.#waiting.findIndex((assignment) => assignment.job === job);
+    if (waiting >= 0) this.#waiting.splice(waiting, 1);
+    const slot = this.#slotOf(job);
+    if (slot === null || slot.assignment === null) return;
+    slot.assignment.isKilled = true;
+    slot.child?.kill(signal);
+  }
+
+  /** Children that are busy or starting leave when they are done with that. */
+  resize(size: number): void {
+    this.#size = size;
+    while (this.#isSurplus) {
+      const slot = this.#idle.pop();
+      if (slot === undefined) break;
+      this.#dismiss(slot);
+    }
+    this.#fill();
+  }
+
+  /** Replaces every child, those that are busy once their jobs have ended. */
+  restart(): void {
+    for (const slot of this.#slots) slot.isOutdated = true;
+    for (const slot of this.#idle.splice(0)) this.#dismiss(slot);
+    this.#fill();
+  }
+
+  abstract info(): { readonly [key: string]: Json };
+
+  async stop(isCold: boolean): Promise<void> {
+    this.#isStopping = true;
+    if (this.#respawnTimer !== null) clearTimeout(this.#respawnTimer);
+    const slots = [...this.#slots];
+    for (const slot of slots) {
+      if (isCold) this.#kill(slot);
+      else this.#dismiss(slot);
+    }
+    const late = setTimeout(() => {
+      for (const slot of slots) this.#kill(slot);
+    }, STOP_MS);
+    await Promise.all(slots.map(({ ended }) => ended));
+    clearTimeout(late);
+  }
+
+  /** Children that jobs can be given to, now or when their present one has ended. */
+  protected get children(): Child[] {
+    return [...this.#slots].flatMap(({ child, isLeaving }) => (child === null || isLeaving ? [] : [child]));
+  }
+
+  /** How many children there are, those that leave aside. */
+  get #staying(): number {
+    let staying = 0;
+    for (const slot of this.#slots) if (!slot.isLeaving) staying += 1;
+    return staying;
+  }
+
+  get #isSurplus(): boolean {
+    return this.#staying > this.#size;
+  }
+
+  #slotOf(job: Job): Slot | null {
+    for (const slot of this.#slots) if (slot.assignment?.job === job) return slot;
+    return null;
+  }
+
+  // Children
+
+  #fill(): void {
+    if (this.#isStopping || this.#respawnTimer !== null) return;
+    for (let missing = this.#size - this.#staying; missing > 0; missing--) this.#add();
+  }
+
+  #add(): void {
+    let started: (problem: Error | null) => void = () => {};
+    let ended = () => {};
+    const slot: Slot = {
+      child: null,
+      assignment: null,
+      jobs: 0,
+      isOutdated: false,
+      isLeaving: false,
+      started: new Promise((resolve) => {
+        started = resolve;
+      }),
+      ended: new Promise((resolve) => {
+        ended = resolve;
+      }),
+    };
+    this.#slots.add(slot);
+    const end = (how: string) => {
+      if (!this.#slots.delete(slot)) return;
+      started(new RingbeatError('CHILD_LOST', { reason: how }));
+      ended();
+      this.#childEnded(slot, how);
+    };
+    const heard = (message: FromChild) => {
+      if (message.kind === 'failed') started(errorFrom(message.error));
+      this.#heard(slot, message);
+      if (message.kind === 'ready') started(null);
+    };
+    void this.#spawn(slot, { heard, ended: end });
+  }
+
+  async #spawn(slot: Slot, listener: ChildListener): Promise<void> {
+    try {
+      const child = await this.spawn(listener);
+      slot.child = child;
+      // Stopped meanwhile.
+      if (slot.isLeaving) child.kill('SIGKILL');
+      else child.send({ kind: 'setup', setup: this.#options.setup });
+    } catch (error) {
+      listener.ended(messageOf(error));
+    }
+  }
+
+  #heard(slot: Slot, message: FromChild): void {
+    switch (message.kind) {
+      case 'ready':
+        this.#next(slot);
+        return;
+      case 'failed':
+        this.#options.log.error({ event: 'child_failed', ...slot.child?.name, reason: message.error.message });
+        slot.child?.kill('SIGKILL');
+        return;
+      case 'end':
+        this.#ended(slot, message);
+        return;
+      case 'log':
+        this.#log(message.line);
+        return;
+      case 'event':
+        if (slot.assignment?.number !== message.job) return;
+        this.#options.port.sendEvent(slot.assignment.job.delivery.message.id, message.type, message.fields);
+        return;
+      default:
+        void this.#call(slot, message);
+    }
+  }
+
+  #childEnded(slot: Slot, how: string): void {
+    const { assignment, child, isLeaving } = slot;
+    const idle = this.#idle.indexOf(slot);
+    if (idle >= 0) this.#idle.splice(idle, 1);
+    slot.assignment = null;
+    if (isLeaving || assignment?.isKilled === true) {
+      this.#fill();
+      return;
+    }
+    const { log } = this.#options;
+    if (assignment === null) {
+      log.error({ event: 'child_lost', ...child?.name, how });
+      this.#respawnLater();
+      return;
+    }
+    const { id, task } = assignment.job.delivery.message;
+    log.error({ event: 'child_lost', ...child?.name, how, task, id });
+    this.#fill();
+    // billiard/pool.py, mark_as_worker_lost
+    const reason = `Worker exited prematurely: ${how} Job: ${assignment.number}.`;
+    assignment.onEnd(lostOutcome(assignment.job.delivery, reason));
+  }
+
+  /** A child that dies without a job would most likely do so again. */
+  #respawnLater(): void {
+    if (this.#isStopping) return;
+    const ms = Math.min(RESPAWN_MIN_MS * 2 ** this.#deaths, RESPAWN_MAX_MS);
+    this.#deaths += 1;
+    this.#respawnTimer ??= setTimeout(() => {
+      this.#respawnTimer = null;
+      this.#fill();
+    }, ms);
+  }
+
+  /** Lets it end by itself; it gets no more jobs. */
+  #dismiss(slot: Slot): void {
+    slot.isLeaving = true;
+    slot.child?.send({ kind: 'stop' });
+  }
+
+  #kill(slot: Slot): void {
+    slot.isLeaving = true;
+    slot.child?.kill('SIGKILL');
+  }
+
+  // Jobs
+
+  #give(slot: Slot, assignment: Assignment): void {
+    const { child } = slot;
+    if (child === null) throw new Error('only children that are ready are given jobs');
+    const { job, number } = assignment;
+    slot.assignment = assignment;
+    assignment.givenAtMs = monotonicMs();
+    job.pid = child.pid;
+    child.send({ kind: 'run', job: number, envelope: job.delivery.envelope, nowMs: this.#options.port.nowMs() });
+    if (assignment.interruption !== null) this.#interrupt(slot, assignment.interruption);
+  }
+
+  #interrupt({ child, assignment }: Slot, reason: Error): void {
+    if (assignment !== null) child?.send({ kind: 'interrupt', job: assignment.number, reason: errorData(reason) });
+  }
+
+  #ended(slot: Slot, { job, outcome, overweightKib }: EndMessage): void {
+    const { assignment } = slot;
+    if (assignment === null || assignment.number !== job) return;
+    slot.assignment = null;
+    slot.jobs += 1;
+    this.#deaths = 0;
+    this.#meanMs += LATEST * (monotonicMs() - assignment.givenAtMs - this.#meanMs);
+    if (overweightKib !== null) {
+      const { log, setup } = this.#options;
+      // As billiard warns (pool.py, MAXMEM_USED_FMT).
+      log.warn({ event: 'child_too_large', ...slot.child?.name, kib: overweightKib, mostKib: setup.maxMemoryKib });
+    }
+    if (overweightKib !== null || slot.jobs === this.#options.maxTasks) slot.isOutdated = true;
+    if (assignment.isKilled) {
+      // Its signal is on the way: whatever it was given now would die with it.
+      slot.isLeaving = true;
+      this.#fill();
+      return;
+    }
+    this.#next(slot);
+    assignment.onEnd(received(outcome));
+  }
+
+  /** What a child does that is free: the next job, or nothing, or it leaves. */
+  #next(slot: Slot): void {
+    if (slot.isLeaving) return;
+    if (slot.isOutdated || this.#isSurplus) {
+      this.#dismiss(slot);
+      this.#fill();
+      return;
+    }
+    const assignment = this.#waiting.shift();
+    if (assignment === undefined) this.#idle.push(slot);
+    else this.#give(slot, assignment);
+  }
+
+  /** Does for a task what it asks for, and tells it what became of it. */
+  async #call(slot: Slot, message: CallMessage): Promise<void> {
+    const { job, call } = message;
+    const { assignment } = slot;
+    if (assignment === null || assignment.number !== job) return;
+    const { port } = this.#options;
+    const task = assignment.job.delivery.message;
+    let error: unknown = null;
+    try {
+      if (message.kind === 'store-state') await port.storeState(task, message.state, parseJson(message.meta));
+      else await port.extendLease(task.id);
+    } catch (thrown) {
+      error = thrown;
+    }
+    slot.child?.send({ kind: 'answer', call, error: error === null ? null : errorData(error) });
+  }
+
+  #log(line: string): void {
+    const { level, time: _time, msg, ...fields } = JSON.parse(line);
+    const { log } = this.#options;
+    log[log.levels.labels[level] as 'info'](fields, msg);
+  }
+}
+
+function received(outcome: SentOutcome): Outcome {
+  const { json, rest } = outcome;
+  const told = parseJson(rest) as unknown as Outcome;
+  return json === null ? told : ({ ...told, value: new JsonText(json) } as Outcome);
+}

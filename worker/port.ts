@@ -1,0 +1,38 @@
+import type { Redis } from 'ioredis';
+import { refresh } from '../lua/refresh.ts';
+import { storeStates } from '../lua/store-states.ts';
+import { stateRecord } from '../protocol/result.ts';
+import type { RedisClock } from '../runtime/clock.ts';
+import type { Log } from '../runtime/log.ts';
+import type { Active } from './active.ts';
+import type { WorkerConfig } from './config.ts';
+import type { TaskPort } from './context.ts';
+import type { Events } from './events.ts';
+
+export interface PortOptions {
+  readonly redis: Redis;
+  readonly config: WorkerConfig;
+  readonly workerId: string;
+  readonly clock: RedisClock;
+  readonly events: Events;
+  readonly log: Log;
+  active(): Active;
+}
+
+/** What running tasks can ask of this worker. */
+export function taskPort({ redis, config, workerId, clock, events, log, active }: PortOptions): TaskPort {
+  return {
+    hostname: config.hostname,
+    log,
+    nowMs: () => clock.nowMs(),
+    async storeState(message, state, meta) {
+      const record = stateRecord(message, state, meta);
+      await storeStates(redis, config.resultExpiresSec, [{ taskId: message.id, record }]);
+    },
+    async extendLease(id) {
+      const tags = [...active().jobs].filter(([, { delivery }]) => delivery.message.id === id).map(([tag]) => tag);
+      if (tags.length > 0) await refresh(redis, config.namespace, workerId, tags);
+    },
+    sendEvent: (id, type, fields) => events.custom(type, id, fields),
+  };
+}
