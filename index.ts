@@ -33,6 +33,7 @@ export {
   type TaskOptions,
   task,
 } from './client/task.ts';
+export { TaskFailedError } from './client/task-failed-error.ts';
 export { type ErrorCode, RingbeatError } from './protocol/errors.ts';
 export type { Json } from './protocol/json.ts';
 export type { DeliveryInfo, ScheduleHeader, TaskMessage, Value } from './protocol/message-reader.ts';

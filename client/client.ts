@@ -14,6 +14,7 @@ import { NamespaceView } from './namespace-view.ts';
 import { ResultWatch } from './results.ts';
 import { Schedules } from './schedules.ts';
 import { SpecError } from './spec-error.ts';
+import { TaskFailedError } from './task-failed-error.ts';
 
 export interface ClientOptions {
   /** Where the namespace is: redis://, rediss:// or unix://. Default redis://127.0.0.1:6379/0. */
@@ -178,7 +179,7 @@ export class Client {
   async #get<Result>(id: string, timeout: number): Promise<Result> {
     const { state, result, traceback } = await this.waitFor<Result>(id, timeout);
     if (state === 'SUCCESS') return result as Result;
-    throw new RingbeatError('TASK_FAILED', { task: id, state, reason: JSON.stringify(result) }, { cause: traceback });
+    throw new TaskFailedError(id, state, result as Json, traceback);
   }
 }
 

@@ -165,7 +165,7 @@ export interface StandardSchema {
 
 type StandardResult =
   | { readonly value: unknown; readonly issues?: undefined }
-  | { readonly issues: readonly { readonly message: string; readonly path?: readonly unknown[] }[] };
+  | { readonly issues: readonly { readonly message: string; readonly path?: readonly unknown[] | undefined }[] };
 
 export type TaskFunction<Args extends readonly unknown[], Result> = (
   ctx: TaskContext,

@@ -14,6 +14,9 @@ import { type Json, pythonRepr } from '../protocol/json.ts';
 import { keepSubscribed } from './connection.ts';
 import { KOMBU } from './keys.ts';
 
+/** How long replies lie there that nobody takes, s. */
+const REPLIES_SEC = 60;
+
 /**
  * Answers of one node to the requests that it understands, by method; undefined: it gives none. A thrown error is
  * answered as Celery does.
@@ -107,10 +110,11 @@ export class Pidbox {
     const { redis, clock } = this.#options;
     const { exchange, routingKey } = request.replyTo;
     const message = controlReply(request, { node, reply, clock: clock.forward(), deliveryTag: randomUUID() });
-    // Whoever no longer waits has taken its binding away: a reply to it would lie there for ever.
+    // Whoever no longer waits has taken its binding away; who died before could not, and its replies go by themselves.
     for (const binding of await redis.smembers(bindingKey(exchange))) {
       const [key, , queue] = binding.split(KOMBU.separator);
-      if (key === routingKey && queue !== undefined) await redis.lpush(queue, message);
+      if (key !== routingKey || queue === undefined) continue;
+      await redis.multi().lpush(queue, message).expire(queue, REPLIES_SEC).exec();
     }
   }
 }

@@ -7,14 +7,14 @@
 -- KEYS[4] unacked       hash    delivery tag -> [envelope, exchange, routing key]
 -- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] dead_letters  stream  elements that are no message
--- KEYS[7] direct        list    envelopes of the last batch that were acknowledged as they were taken, for a repeated answer
+-- KEYS[7] direct_list   list    envelopes of the last batch that were acknowledged as they were taken, for a repeated answer
 -- KEYS[8...] lists      list    envelopes, newest at the head; all queues at the first step, then all at the next
 -- ARGV[1] worker_id     text
 -- ARGV[2] counter       int     larger than that of the worker's last answered call; the same again repeats the answer
 -- ARGV[3] limit         int     1..1000 messages
 -- ARGV[4] byte_limit    int     stop once this many bytes were taken
 -- ARGV[5] dead_limit    int     entries that the dead letters keep, about
--- ARGV[6] room          int     how many messages may be acknowledged as they are taken: their functions are entered at once
+-- ARGV[6] direct_room   int     how many messages may be acknowledged as they are taken: their functions are entered at once
 -- ARGV[7] tasks         text    of which tasks, a JSON text a line; only messages as kombu writes them, without eta, that no
 --                               schedule waits for
 -- ARGV[8...] tails      text    per queue, what follows the envelope in unacked: `, "", "<queue>"]`

@@ -276,6 +276,11 @@ async function wayBack(redis: Redis, value: string): Promise<{ readonly list: st
   return { list: queueList(queue, message.priority), text: message.envelope };
 }
 
+/** An envelope with both of its `redelivered` flags set, as kombu writes it when it puts a message back. */
+export function redelivered(envelope: string): string {
+  return toPythonJson(flagged(parseJson(envelope)));
+}
+
 /** The envelope of an unacked value with both of its `redelivered` flags set, as kombu restores it. Throws if it is none. */
 export function redelivery(value: string): {
   envelope: string;
@@ -288,18 +293,27 @@ export function redelivery(value: string): {
   const [envelope, exchange, routingKey] = parsed as readonly Json[];
   if (!isObject(envelope) || typeof exchange !== 'string' || typeof routingKey !== 'string')
     throw new SyntaxError('it is no message');
-  const { headers, properties } = envelope;
-  if (!isObject(properties) || !isObject(properties.delivery_info)) throw new SyntaxError('it has no delivery_info');
-  const priority = Number(properties.priority ?? 0);
+  const message = flagged(envelope);
+  const priority = Number(message.properties.priority ?? 0);
   return {
-    envelope: toPythonJson({
-      ...envelope,
-      headers: { ...(isObject(headers) ? headers : {}), redelivered: true },
-      properties: { ...properties, delivery_info: { ...properties.delivery_info, redelivered: true } },
-    }),
+    envelope: toPythonJson(message),
     exchange,
     routingKey,
     priority: Number.isInteger(priority) ? Math.min(Math.max(priority, 0), 9) : 0,
+  };
+}
+
+function flagged(envelope: Json): {
+  readonly [key: string]: Json;
+  readonly properties: { readonly [key: string]: Json };
+} {
+  if (!isObject(envelope)) throw new SyntaxError('it is no message');
+  const { headers, properties } = envelope;
+  if (!isObject(properties) || !isObject(properties.delivery_info)) throw new SyntaxError('it has no delivery_info');
+  return {
+    ...envelope,
+    headers: { ...(isObject(headers) ? headers : {}), redelivered: true },
+    properties: { ...properties, delivery_info: { ...properties.delivery_info, redelivered: true } },
   };
 }
 

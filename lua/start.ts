@@ -1,5 +1,5 @@
 import type { Redis } from 'ioredis';
-import { KOMBU, workerKeys } from './keys.ts';
+import { KOMBU, namespaceKeys, workerKeys } from './keys.ts';
 import { defineScript, integerReply, listReply } from './script.ts';
 
 const script = defineScript('start');
@@ -10,6 +10,11 @@ export interface StartRequest {
   readonly counter: number;
   /** How many workers may die of a message before it is given up. */
   readonly maxCrashes: number;
+  /**
+   * Whether one message may start that would be given up if the worker died once more. Only one of them runs at a time, so
+   * that no two are given up for what one of them does.
+   */
+  readonly mayStartLastChance: boolean;
   /** Delivery tags that are acknowledged now, before their functions are entered. */
   readonly early: readonly string[];
   /** Delivery tags that are acknowledged when their tasks have ended. 1 to 1,000 of both together. */
@@ -20,6 +25,10 @@ export interface StartReply {
   readonly nowMs: number;
   /** Tags that the worker holds no longer: it must not run them. */
   readonly refused: ReadonlySet<string>;
+  /** The one that started on its last chance. */
+  readonly lastChance: string | null;
+  /** Tags that have to wait for their last chance: they are held, and not started. */
+  readonly putOff: ReadonlySet<string>;
 }
 
 /** Says that the functions of these messages are about to be entered. */
@@ -28,12 +37,23 @@ export async function start(redis: Redis, namespace: string, request: StartReque
   const tags = [...request.early, ...request.late];
   const reply = await script.run(
     redis,
-    [worker.state, worker.reserved, worker.started, KOMBU.unacked, KOMBU.unackedIndex],
-    [request.counter, request.early.length, request.maxCrashes, ...tags],
+    [
+      worker.state,
+      worker.reserved,
+      worker.started,
+      KOMBU.unacked,
+      KOMBU.unackedIndex,
+      namespaceKeys(namespace).crashes,
+    ],
+    [request.counter, request.early.length, request.maxCrashes, request.mayStartLastChance ? 1 : 0, ...tags],
   );
-  const [nowMs, ...refused] = listReply(script, reply);
+  const [nowMs, last, ...rest] = listReply(script, reply);
+  const positions = rest.map((position) => integerReply(script, position));
+  const tagsAt = (wanted: readonly number[]) => new Set(wanted.flatMap((position) => tags[position - 1] ?? []));
   return {
     nowMs: integerReply(script, nowMs),
-    refused: new Set(refused.map((position) => tags[integerReply(script, position) - 1]!)),
+    refused: tagsAt(positions.filter((position) => position > 0)),
+    lastChance: tags[integerReply(script, last) - 1] ?? null,
+    putOff: tagsAt(positions.filter((position) => position < 0).map((position) => -position)),
   };
 }

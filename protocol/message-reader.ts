@@ -110,6 +110,15 @@ export function readMessage(envelope: string): TaskMessage {
   return assemble(merged, headers, fields.args ?? [], fields.kwargs ?? {}, workflow, properties, delivery);
 }
 
+/** The same; null for what is unreadable. Whoever takes it from its queue says what is wrong with it. */
+export function readableMessage(envelope: string): TaskMessage | null {
+  try {
+    return readMessage(envelope);
+  } catch {
+    return null;
+  }
+}
+
 type Fields = { readonly [key: string]: unknown };
 
 /**

@@ -73,14 +73,15 @@ export function retryRecord(
   return record('RETRY', exceptionJson(reason), textJson(traceback), owner, null, details);
 }
 
-/** The record of a task that has not ended: STARTED, or a state of its own. Throws EncodeError. */
+/** The record of a state that a task gives itself, or STARTED; `doneAtMs` is null unless it is one of an end. Throws EncodeError. */
 export function stateRecord(
   owner: ResultOwner,
   state: string,
   meta: unknown,
   details: RecordDetails | null = null,
+  doneAtMs: number | null = null,
 ): string {
-  return record(state, valueJson(meta, owner.isTyped), 'null', owner, null, details);
+  return record(state, valueJson(meta, owner.isTyped), 'null', owner, doneAtMs, details);
 }
 
 export function revokedRecord(

@@ -10,13 +10,15 @@ export function writePidFile(file: string): void {
   const own = `${file}.${process.pid}`;
   try {
     writeFileSync(own, `${process.pid}\n`);
-    // A link is there at once and whole, or not at all.
-    while (!isLinked(own, file)) removeStale(file, own);
+    try {
+      // A link is there at once and whole, or not at all.
+      while (!isLinked(own, file)) removeStale(file, own);
+    } finally {
+      rmSync(own);
+    }
   } catch (error) {
     if (error instanceof RingbeatError) throw error;
     throw new RingbeatError('PIDFILE_UNUSABLE', { file, reason: messageOf(error) }, { cause: error });
-  } finally {
-    rmSync(own, { force: true });
   }
   process.once('exit', () => {
     if (holderOf(file) === process.pid) rmSync(file, { force: true });

@@ -163,7 +163,8 @@ export class Active {
   #finish(job: Job, outcome: Outcome): void {
     job.isOver = true;
     job.cancellation.isOver = true;
-    this.#jobs.delete(job.delivery.tag);
+    // It may have come back, and run again under the same tag.
+    if (this.#jobs.get(job.delivery.tag) === job) this.#jobs.delete(job.delivery.tag);
     const runtimeSec = (monotonicMs() - job.startedAtMs) / 1_000;
     this.#options.metrics.runtime.observe(runtimeSec);
     this.#options.onEnd(job.delivery, outcome, runtimeSec);

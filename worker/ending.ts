@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Action } from '../lua/actions.ts';
 import { listQueue, queueList } from '../lua/keys.ts';
+import { redelivered } from '../lua/restore.ts';
 import type { EntryAction, Settlement } from '../lua/settle.ts';
 import { uuidOf } from '../protocol/message.ts';
 import { NO_WORKFLOW, type TaskMessage } from '../protocol/message-reader.ts';
@@ -179,10 +180,10 @@ function actionsOf(
   switch (outcome.state) {
     case 'rejected':
       // What was acknowledged before it ran is no longer there to be put back.
-      return outcome.requeue && !isAcked ? [{ kind: 'push', list, envelope }] : follow.actions;
+      return outcome.requeue && !isAcked ? [{ kind: 'push', list, envelope: redelivered(envelope) }] : follow.actions;
     case 'lost': {
       const record = failureRecord(message, exceptionOf(new WorkerLostError(outcome.reason)), null, nowMs);
-      return [{ kind: 'crashed', list, envelope, max: maxCrashes, taskId: message.id, record }];
+      return [{ kind: 'crashed', list, envelope: redelivered(envelope), max: maxCrashes, taskId: message.id, record }];
     }
     default:
       return follow.actions;

@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis';
 import { refresh } from '../lua/refresh.ts';
 import { storeStates } from '../lua/store-states.ts';
-import { stateRecord } from '../protocol/result.ts';
+import { extendedFields, stateRecord } from '../protocol/result.ts';
 import type { RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Active } from './active.ts';
@@ -19,6 +19,9 @@ export interface PortOptions {
   active(): Active;
 }
 
+/** States that Celery takes for the end of a task (celery/states.py, READY_STATES). */
+const ENDED: ReadonlySet<string> = new Set(['SUCCESS', 'FAILURE', 'REVOKED']);
+
 /** What running tasks can ask of this worker. */
 export function taskPort({ redis, config, workerId, clock, events, log, active }: PortOptions): TaskPort {
   return {
@@ -26,7 +29,10 @@ export function taskPort({ redis, config, workerId, clock, events, log, active }
     log,
     nowMs: () => clock.nowMs(),
     async storeState(message, state, meta) {
-      const record = stateRecord(message, state, meta);
+      const details = config.resultExtended
+        ? { children: [], extended: extendedFields(message, config.hostname) }
+        : null;
+      const record = stateRecord(message, state, meta, details, ENDED.has(state) ? clock.nowMs() : null);
       await storeStates(redis, config.resultExpiresSec, [{ taskId: message.id, record }]);
     },
     async extendLease(id) {

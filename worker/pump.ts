@@ -8,7 +8,7 @@ import { restoreTags } from '../lua/restore.ts';
 import type { Settlement, SettleReply } from '../lua/settle.ts';
 import { start } from '../lua/start.ts';
 import { asciiJsonString } from '../protocol/json.ts';
-import type { TaskMessage } from '../protocol/message-reader.ts';
+import { readableMessage, type TaskMessage } from '../protocol/message-reader.ts';
 import type { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
@@ -101,11 +101,14 @@ export class Pump {
   /** May be run, in slots that are already taken for them. */
   readonly #ready: Delivery[] = [];
   readonly #held = new Heap<Delivery>();
+  /** Would be given up if this worker died beside them, and wait until `#lastChance` has ended: one runs at a time. */
+  readonly #putOff: Delivery[] = [];
+  #lastChance: string | null = null;
   #queues: readonly string[];
   #starting = 0;
-  /** Messages that start as they are taken: asked for, and answered but not yet read. */
+  /** Messages that start as they are taken: how many were asked for, and those that are not yet read. */
   #asked = 0;
-  #arriving = 0;
+  #arrived: Reserved[] = [];
   #directNames: { readonly of: string; readonly names: string } | null = null;
   #shards = 0;
   #verifiedAtMs = monotonicMs();
@@ -204,7 +207,11 @@ export class Pump {
       this.#lanes.verify.idle(),
     ]);
     const rest: Delivery[] = this.#waiting.splice(0);
-    rest.push(...this.#etaAhead.splice(0), ...this.#options.rateLimits.takeWhere(() => true));
+    rest.push(
+      ...this.#putOff.splice(0),
+      ...this.#etaAhead.splice(0),
+      ...this.#options.rateLimits.takeWhere(() => true),
+    );
     for (let delivery = this.#held.pop(Infinity); delivery !== null; delivery = this.#held.pop(Infinity))
       rest.push(delivery);
     const tags = rest.filter((delivery) => !delivery.isLost).map((delivery) => delivery.tag);
@@ -258,7 +265,7 @@ export class Pump {
   /** Ends what waits here of tasks that have been revoked; what comes later of them ends when it comes. */
   dropRevoked(): void {
     const isRevoked = (delivery: Delivery) => this.#isRevoked(delivery);
-    const dropped = [this.#waiting, this.#etaAhead].map((deliveries) => takeWhere(deliveries, isRevoked));
+    const dropped = [this.#waiting, this.#etaAhead, this.#putOff].map((deliveries) => takeWhere(deliveries, isRevoked));
     const held = [...this.#held.takeWhere(isRevoked), ...this.#options.rateLimits.takeWhere(isRevoked)];
     for (const delivery of [...dropped.flat(), ...held]) if (!delivery.isLost) this.#revoke(delivery, 'revoked');
     this.#schedule();
@@ -275,14 +282,17 @@ export class Pump {
   /** Messages that wait for a slot, or for their rate limit. */
   reserved(): readonly TaskMessage[] {
     const nowMs = this.#options.clock.nowMs();
-    return [...this.#ready, ...this.#waiting, ...this.#options.rateLimits.deliveries()]
+    const deliveries = [...this.#ready, ...this.#waiting, ...this.#putOff, ...this.#options.rateLimits.deliveries()];
+    const arrived = this.#arrived.flatMap(({ envelope }) => readableMessage(envelope) ?? []);
+    return deliveries
       .filter(({ isLost, message }) => !isLost && (message.etaMs === null || message.etaMs <= nowMs))
-      .map(({ message }) => message);
+      .map(({ message }) => message)
+      .concat(arrived);
   }
 
   /** How many tasks run or wait for a slot. */
   get load(): number {
-    return this.#active.size + this.#ready.length + this.#starting + this.#waiting.length;
+    return this.#active.size + this.#ready.length + this.#arrived.length + this.#starting + this.#waiting.length;
   }
 
   /** Takes up work again after something outside changed: the pool's size, a rate limit. */
@@ -317,16 +327,22 @@ export class Pump {
     return (
       this.#active.size === 0 &&
       this.#ready.length === 0 &&
+      this.#arrived.length === 0 &&
       this.#starting === 0 &&
       this.#settler.backlog === 0 &&
       !this.#lanes.settle.isBusy
     );
   }
 
+  /** How many messages may be started: for slots, and ahead of them. */
+  get #slots(): number {
+    const { pool } = this.#options;
+    return pool.usable + pool.ahead;
+  }
+
   /** Slots for which nothing is there or on its way. */
   get #free(): number {
-    const { pool } = this.#options;
-    return pool.size - this.#active.size - this.#ready.length - this.#starting - this.#asked - this.#arriving;
+    return this.#slots - this.#active.size - this.#ready.length - this.#starting - this.#asked - this.#arrived.length;
   }
 
   get #isInDoubt(): boolean {
@@ -365,7 +381,7 @@ export class Pump {
   #reserve(): void {
     if (this.#lanes.reserve.isBusy || this.#pollTimer !== null) return;
     const { redis, config, workerId, rateLimits } = this.#options;
-    const aside = this.#held.size + rateLimits.size;
+    const aside = this.#held.size + rateLimits.size + this.#putOff.length;
     if (aside >= MAX_HELD || this.#queues.length === 0) {
       this.#pollIn(POLL_MAX_MS);
       return;
@@ -399,9 +415,9 @@ export class Pump {
    */
   #startable(): DirectTasks | null {
     if (this.#waiting.length > 0 || this.#isInDoubt) return null;
-    const { pool } = this.#options;
-    const room = Math.min(this.#free, Math.ceil(pool.size / 2), MAX_BATCH);
-    if (room < 1 || room < pool.size >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
+    const slots = this.#slots;
+    const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
+    if (room < 1 || room < slots >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
     const names = this.#directTasks();
     return names === '' ? null : { room, tasks: names };
   }
@@ -423,14 +439,15 @@ export class Pump {
     this.#options.clock.observe(reply.nowMs, sentAtMs);
     this.#report(reply);
     // Twice in the queue, or answered twice: either way it is the message that we hold.
-    const messages = reply.messages.filter(({ tag }) => !this.#known.has(tag));
-    let acked = 0;
-    for (const { tag, isAcked } of messages) {
-      if (isAcked) acked += 1;
+    const messages = reply.messages.filter(({ tag, isAcked }) => isAcked || !this.#known.has(tag));
+    for (const message of messages) {
+      const { tag, isAcked } = message;
+      // What we held of it was given to others, and has come back.
+      if (isAcked && this.#known.has(tag)) this.#forget([tag]);
+      if (isAcked) this.#arrived.push(message);
       else this.#known.set(tag, null);
     }
     this.#asked = 0;
-    this.#arriving = acked;
     if (reply.messages.length >= limit) {
       this.#pollMs = POLL_MIN_MS;
     } else {
@@ -440,38 +457,41 @@ export class Pump {
     }
     // Before this batch is read, so that Redis works meanwhile.
     if (!this.#isStopping) this.#reserve();
-    for (const message of messages) this.#take(message, reply.nowMs);
-    this.#arriving = 0;
+    for (const message of messages) if (!message.isAcked) this.#take(message, reply.nowMs);
     if (messages.length > 0) this.#options.onTaken();
     this.#runReady();
     this.#schedule();
   }
 
+  /** Puts a message where it waits for what comes next. */
   #take(reserved: Reserved, nowMs: number): void {
-    const { config, log } = this.#options;
-    const found = triage(reserved, nowMs, { acksLate: config.acksLate, log });
-    if ('mode' in found) {
-      this.#reporter.dead(reserved.envelope, found.letter?.reason ?? '');
-      this.#settler.add(found);
-      return;
-    }
-    if ('settlement' in found) {
-      this.#reporter.unknown(found.message);
-      this.#settler.add(found.settlement);
-      return;
-    }
-    const { expiresMs } = found.message;
-    const isExpired = expiresMs !== null && nowMs > expiresMs;
-    if (!isExpired && !this.#isRevoked(found)) this.#reporter.received(found);
-    if (reserved.isAcked) {
-      this.#ready.push(found);
-      return;
-    }
+    const found = this.#read(reserved, nowMs);
+    if (found === null) return;
     this.#known.set(found.tag, found);
     const { etaMs } = found.message;
     if (this.#isRevoked(found)) this.#revoke(found, 'revoked');
     else if (etaMs !== null && etaMs > nowMs) this.#etaAhead.push(found);
     else this.#waiting.push(found);
+  }
+
+  /** Reads a message; null where that already ended it. */
+  #read(reserved: Reserved, nowMs: number): Delivery | null {
+    const { config, log } = this.#options;
+    const found = triage(reserved, nowMs, { acksLate: config.acksLate, log });
+    if ('mode' in found) {
+      this.#reporter.dead(reserved.envelope, found.letter?.reason ?? '');
+      this.#settler.add(found);
+      return null;
+    }
+    if ('settlement' in found) {
+      this.#reporter.unknown(found.message);
+      this.#settler.add(found.settlement);
+      return null;
+    }
+    const { expiresMs } = found.message;
+    const isExpired = expiresMs !== null && nowMs > expiresMs;
+    if (!isExpired && !this.#isRevoked(found)) this.#reporter.received(found);
+    return found;
   }
 
   #report(reply: ReserveReply): void {
@@ -557,17 +577,21 @@ export class Pump {
   // Start
 
   #startWaiting(): void {
+    if (this.#putOff.length > 0 && this.#lastChance === null && !this.#lanes.start.isBusy)
+      this.#waiting.unshift(...this.#putOff.splice(0, 1));
     if (this.#waiting.length === 0) return;
     if (this.#isInDoubt) {
       this.#verify();
       return;
     }
-    const { pool, clock, rateLimits } = this.#options;
-    const slots = pool.size + pool.ahead;
-    let free = slots - this.#active.size - this.#ready.length - this.#starting;
+    const { clock, rateLimits } = this.#options;
+    const slots = this.#slots;
+    let free = this.#free;
     // Results are stored slower than tasks run: let them catch up instead of piling up in memory.
     if (this.#settler.backlog > 4 * MAX_BATCH) free = 0;
     if (free <= 0) return;
+    // A call for each slot costs more than one for several, and what was started ahead bridges the wait.
+    if (free < slots >> 2 && this.#ready.length + this.#arrived.length > 0) return;
     const nowMs = clock.nowMs();
     // Half of the slots at a time: the next are started while these run.
     const most = Math.min(Math.ceil(slots / 2), MAX_BATCH);
@@ -599,14 +623,16 @@ export class Pump {
     const tagsOf = (isLate: boolean) => batch.filter((one) => one.isLate === isLate).map(({ tag }) => tag);
     const early = tagsOf(false);
     const late = tagsOf(true);
+    const { maxCrashes } = config;
+    const mayStartLastChance = this.#lastChance === null;
     this.#starting = batch.length;
     let sentAtMs = monotonicMs();
     this.#lanes.start.send(
       (counter) => {
         sentAtMs = monotonicMs();
-        return start(redis, config.namespace, { workerId, counter, maxCrashes: config.maxCrashes, early, late });
+        return start(redis, config.namespace, { workerId, counter, maxCrashes, mayStartLastChance, early, late });
       },
-      ({ nowMs, refused }) => {
+      ({ nowMs, refused, lastChance, putOff }) => {
         clock.observe(nowMs, sentAtMs);
         this.#starting = 0;
         for (const tag of early) this.#known.delete(tag);
@@ -619,7 +645,11 @@ export class Pump {
             reason: 'they were restored to another worker before they could start',
           });
         }
-        this.#ready.push(...(refused.size === 0 ? batch : batch.filter(({ tag }) => !refused.has(tag))));
+        this.#lastChance ??= lastChance;
+        for (const delivery of batch) {
+          if (putOff.has(delivery.tag)) this.#putOff.push(delivery);
+          else if (!refused.has(delivery.tag)) this.#ready.push(delivery);
+        }
         // Before these run, so that Redis works meanwhile.
         if (!this.#isStopping) this.#startWaiting();
         this.#runReady();
@@ -660,19 +690,23 @@ export class Pump {
   // Run and settle
 
   #runReady(): void {
-    if (this.#ready.length === 0) return;
-    const { pool } = this.#options;
+    if (this.#ready.length === 0 && this.#arrived.length === 0) return;
+    const { pool, clock } = this.#options;
     const untilMs = monotonicMs() + SLICE_MS;
+    // What was started ahead waits here for its slot; the end of a task comes back here.
+    const isOver = () => this.#active.size >= pool.usable || monotonicMs() >= untilMs;
     let entered = 0;
-    for (const delivery of this.#ready) {
-      // What was started ahead waits here for its slot; the end of a task comes back here.
-      if (this.#active.size >= pool.size) break;
-      entered += 1;
-      this.#run(delivery);
-      if (monotonicMs() >= untilMs) break;
-    }
+    while (entered < this.#ready.length && !isOver()) this.#run(this.#ready[entered++]!);
     this.#ready.splice(0, entered);
-    if (this.#ready.length > 0 && this.#active.size < pool.size) this.#schedule();
+    // Each is read just before it runs: what is read early lives long, and the garbage collector has to move it.
+    let read = 0;
+    const nowMs = clock.nowMs();
+    while (read < this.#arrived.length && !isOver()) {
+      const found = this.#read(this.#arrived[read++]!, nowMs);
+      if (found !== null) this.#run(found);
+    }
+    this.#arrived.splice(0, read);
+    if (this.#ready.length + this.#arrived.length > 0 && this.#active.size < pool.usable) this.#schedule();
   }
 
   /** Enters the task, unless it is too late for that. */
@@ -696,6 +730,7 @@ export class Pump {
   #ended(delivery: Delivery, outcome: Outcome, how: { isAcked: boolean; runtimeSec: number | null }): void {
     if (this.#isClosed) return;
     const { clock } = this.#options;
+    if (delivery.tag === this.#lastChance) this.#lastChance = null;
     const moment = { nowMs: clock.nowMs(), isAcked: how.isAcked };
     const ending = endingOf(delivery, outcome, moment, this.#endings);
     this.#reporter.ended(delivery, ending.outcome, how.runtimeSec);

@@ -100,6 +100,7 @@ export class Worker implements Service {
     defineBuiltinTasks();
     await signals.workerInit.send(this.#asSender, this.#log);
     await this.#stateFile?.open();
+    if (this.#stopped !== null) return;
     const redis = connect(config.redis, { option: '--redis', name: `ringbeat-worker ${config.hostname}` });
     this.#redis = redis;
     redis.on('close', () => this.#clock.disturbed());
@@ -208,7 +209,7 @@ export class Worker implements Service {
     });
     this.#events = events;
     const port = taskPort({ redis, config, workerId, clock, events, log, active: () => pump.active });
-    const pool = makePool(config, port, log);
+    const pool = makePool(config, port, log, () => pump.wake());
     this.#pool = pool;
     const pump: Pump = new Pump({
       redis,

@@ -16,6 +16,9 @@ const SHARDS = [0, 1, 2, 3];
 const WITH_BEAT = 'rb';
 const WITHOUT_BEAT = 'alone';
 
+/** Of what follows others in chains and chords: no victim takes from it. */
+const FOLLOWING = 'following';
+
 const TIMEOUT_MS = 180_000;
 t.setTimeout(TIMEOUT_MS);
 
@@ -31,6 +34,8 @@ interface Sent {
   readonly plan?: Plan;
   /** Due so many ms after it was sent. */
   readonly etaMs?: number;
+  /** What is sent when it has succeeded: the next of its chain, or the body of the chord whose one part it is. */
+  readonly follow?: 'chain' | 'chord';
   /** How often it is entered, in all, and the state of its result in the end. */
   readonly entered: number;
   readonly state: 'SUCCESS' | null;
@@ -142,13 +147,24 @@ const PHASES: readonly Phase[] = [
       { ...EARLY, plan: RETRIED, state: null },
       { ...LATE, entered: 2 },
       { ...LATE, plan: RETRIED, entered: 3 },
+      { ...LATE, follow: 'chain', entered: 2 },
+      { ...LATE, follow: 'chord', entered: 2 },
     ],
     reached: isCut,
   },
   {
     name: 'settling',
     cut: ['settle', 'after'],
-    sent: [EARLY, { ...EARLY, plan: RETRIED, entered: 2 }, LATE, { ...LATE, plan: RETRIED, entered: 2 }],
+    sent: [
+      EARLY,
+      { ...EARLY, plan: RETRIED, entered: 2 },
+      { ...EARLY, follow: 'chain' },
+      { ...EARLY, follow: 'chord' },
+      LATE,
+      { ...LATE, plan: RETRIED, entered: 2 },
+      { ...LATE, follow: 'chain' },
+      { ...LATE, follow: 'chord' },
+    ],
     reached: isCut,
   },
   {
@@ -206,10 +222,22 @@ t.test(
     stage.ledger.openGate('rescued');
 
     for (const namespace of [WITH_BEAT, WITHOUT_BEAT]) {
-      const queues = PHASES.filter((phase) => namespaceOf(phase) === namespace).map(({ name }) => name);
+      const queues = [FOLLOWING, ...PHASES.filter((phase) => namespaceOf(phase) === namespace).map(({ name }) => name)];
       const args = ['--tasks', LEDGER_TASKS, '--namespace', namespace, '-n', `rescuer-${namespace}@%h`];
       await spawnWorker(t, server.url, [...args, '-Q', queues.join(',')]);
     }
+    // What is acknowledged early is settled before it has ended.
+    const toSucceed = victims.flatMap(({ phase, ids }) => [
+      ...ids.filter((_, at) => phase.sent[at]?.state === 'SUCCESS'),
+      ...followers(phase),
+    ]);
+    await eventually(async () => {
+      const states = await Promise.all(toSucceed.map((id) => stateOf(redis, id)));
+      assert.deepEqual(
+        toSucceed.filter((_, at) => states[at] !== 'SUCCESS'),
+        [],
+      );
+    });
     await allSettled(redis);
     for (const { phase, ids } of victims) {
       const found = await Promise.all(
@@ -217,6 +245,8 @@ t.test(
       );
       const wanted = phase.sent.map(({ entered, state }, at) => ({ id: ids[at], entered, state }));
       t.same(found, wanted, phase.name);
+      const doubled = followers(phase).filter((id) => stage.ledger.entered(id) !== 1);
+      t.same(doubled, [], `${phase.name}: what follows was entered once`);
     }
   },
 );
@@ -233,6 +263,8 @@ async function startVictim(t: Test, stage: Stage, phase: Phase): Promise<Victim>
   const cut = phase.cut === undefined ? null : cutAt(proxy, ...phase.cut);
   const ids = phase.sent.map((_, at) => `${name}-${at}`);
   const envelopes = envelopesOf(stage, phase, await redisNow(redis), false);
+  for (const [at, { follow }] of phase.sent.entries())
+    if (follow === 'chord') await redis.set(`celery-taskset-meta-${groupOf(ids[at]!)}.s`, '1');
   if (envelopes.length > 0) await redis.lpush(queueList(name, 0), ...envelopes);
   const namespace = ['--namespace', namespaceOf(phase), '-n', `${name.replaceAll(' ', '-')}@%h`];
   const worker = await spawnWorker(t, proxy.url, ['--tasks', LEDGER_TASKS, '-Q', name, ...namespace, ...args], { env });
@@ -251,11 +283,31 @@ async function sendForLater({ stage, phase }: Victim): Promise<void> {
 }
 
 function envelopesOf({ ledger }: Stage, { name, sent }: Phase, nowMs: number, isForLater: boolean): string[] {
-  return sent.flatMap(({ task, plan = {}, etaMs }, at) => {
+  return sent.flatMap(({ task, plan = {}, etaMs, follow }, at) => {
     if ((etaMs ?? 0) > 0 !== isForLater) return [];
     const headers = etaMs === undefined ? {} : { eta: iso(nowMs + etaMs) };
-    return [envelope({ id: `${name}-${at}`, task, queue: name, args: ledger.args(plan), headers })];
+    const id = `${name}-${at}`;
+    const next = {
+      task: 'effect',
+      args: ledger.args(),
+      kwargs: {},
+      options: { task_id: `${id}-${follow}`, queue: FOLLOWING },
+      subtask_type: null,
+      immutable: true,
+    };
+    const embed = follow === 'chain' ? { chain: [next] } : follow === 'chord' ? { chord: next } : {};
+    const group = follow === 'chord' ? { group: groupOf(id), group_index: 0 } : {};
+    return [envelope({ id, task, queue: name, args: ledger.args(plan), embed, headers: { ...headers, ...group } })];
   });
+}
+
+function groupOf(id: string): string {
+  return `group of ${id}`;
+}
+
+/** Ids of what follows the messages of a phase. */
+function followers({ name, sent }: Phase): string[] {
+  return sent.flatMap(({ follow }, at) => (follow === undefined ? [] : [`${name}-${at}-${follow}`]));
 }
 
 /** How many messages of a queue are parked. */

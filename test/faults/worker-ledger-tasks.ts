@@ -8,7 +8,7 @@ async function effect(ctx: TaskContext, folder: string, plan: Plan = {}): Promis
   if (plan.dies !== undefined && !isOpen(folder, 'cured')) die(plan.dies);
   while (plan.gate !== undefined && !isOpen(folder, plan.gate)) {
     await sleep(10);
-    if (plan.leaseSeconds !== undefined) await ctx.extendLease();
+    if (plan.extends === true) await ctx.extendLease();
   }
   if (plan.computes !== undefined) compute(plan.computes);
   if (plan.seconds !== undefined) await sleep(plan.seconds * 1_000);

@@ -27,7 +27,7 @@ export interface Plan {
   /** Waits until the gate of this name is open. */
   readonly gate?: string;
   /** Extends its lease by itself while it waits. */
-  readonly leaseSeconds?: number;
+  readonly extends?: true;
   /** Then keeps its thread busy for so many seconds. */
   readonly computes?: number;
   /** Then waits for so many seconds. */
@@ -126,6 +126,8 @@ export async function unsettled(redis: Redis, namespace = 'rb'): Promise<Record<
   for (const key of await redis.keys('*')) {
     const type = await redis.type(key);
     const isHolding = key.startsWith(`${namespace}:worker:`) && /:(reserved|started)$/.test(key);
+    // Answers to a process that asked the others something, and died.
+    if (key.endsWith('.reply.celery.pidbox')) continue;
     if (type === 'list' && !key.includes(':')) places[`queue ${key.replace('\x06\x16', ' ')}`] = await redis.llen(key);
     else if (key === 'unacked') places[key] = await redis.hlen(key);
     else if (key === 'unacked_index') places[key] = await redis.zcard(key);
@@ -134,7 +136,7 @@ export async function unsettled(redis: Redis, namespace = 'rb'): Promise<Record<
     else if (key === `${namespace}:dead-letters`) places[key] = await redis.xlen(key);
     else if (/:\{\d+\}:parked$/.test(key)) places[key] = await redis.hlen(key);
   }
-  return places;
+  return Object.fromEntries(Object.entries(places).filter(([, count]) => count > 0));
 }
 
 /** Waits until no message lies anywhere any more. */

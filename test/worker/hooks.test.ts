@@ -264,7 +264,7 @@ t.test('a task waits for what the receivers before it return', async (t) => {
   t.same(calls.slice(0, 2), ['prepared', ['beforeStart', 'a']]);
 });
 
-task('validated', (ctx, number: number) => [number, ctx.kwargs.name], {
+task('validated', (ctx: TaskContext, number: number) => ({ number, name: ctx.kwargs.name }), {
   schema: z.tuple([z.number().transform((number) => number * 2)]),
   kwargsSchema: z.object({ name: z.string().default('nobody') }),
   autoretryFor: [Error],
@@ -273,7 +273,7 @@ task('validated', (ctx, number: number) => [number, ctx.kwargs.name], {
 t.test('a task gets what its schemas make of its args and kwargs', async (t) => {
   await startRig(t, redisServer);
   await send(redis, { task: 'validated', id: 'a', args: [21] });
-  t.match(await recordIn(redis, 'a'), { result: [42, 'nobody'] });
+  t.match(await recordIn(redis, 'a'), { result: { number: 42, name: 'nobody' } });
 });
 
 t.test('what a schema refuses fails with a typed error, is not entered, and is not tried again', async (t) => {

@@ -69,6 +69,7 @@ async function startPool(t: Test, kind: (typeof KINDS)[number], options: Options
     maxTasks: options.maxTasks ?? null,
     port,
     log: logger,
+    onUsable: () => {},
   };
   const pool = kind === 'threads' ? new ThreadsPool(common) : new ProcessesPool({ ...common, timeouts: [null, 5] });
   t.teardown(() => pool.stop(true));

@@ -35,7 +35,14 @@ t.test('a dead worker is forgotten and its messages are the next to be taken, fl
   await redis.hset(names.meta, 'epoch', 'epoch-1');
   await send(redis, { tag: 'a' }, { tag: 'b', priority: 6 }, { tag: 'c' });
   await takeAll('dead');
-  await start(redis, 'rb', { workerId: 'dead', counter: 1, maxCrashes: 3, early: ['c'], late: [] });
+  await start(redis, 'rb', {
+    workerId: 'dead',
+    counter: 1,
+    maxCrashes: 3,
+    mayStartLastChance: true,
+    early: ['c'],
+    late: [],
+  });
   await send(redis, { tag: 'later' });
   await silentFor('dead', WORKER_LEASE_MS + 500);
   t.same(await restoreLostWorkers(redis, 'rb', Date.now()), { workers: ['dead'], restored: 2, deadLetters: 0 });

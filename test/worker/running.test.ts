@@ -23,8 +23,9 @@ async function setUp(
 t.test('SIGUSR1 says what every slot is doing, whatever the log level is', async (t) => {
   const { redis, start } = await setUp(t);
   const worker = await start('-c', '2', '--prefetch', '4', '--log-level', 'info');
-  await send(redis, { task: 'hold', id: 'a' }, { task: 'hold-late', id: 'b' }, { id: 'c' });
+  await send(redis, { task: 'hold', id: 'a' }, { task: 'hold-late', id: 'b' });
   await eventually(async () => assert.equal(await redis.llen('ran'), 2));
+  await send(redis, { id: 'c' });
   await eventually(async () => assert.equal(await redis.llen('celery'), 0));
   worker.kill('SIGUSR1');
   t.match(await worker.logged('slots'), { level: 30, pool: 'async', size: 2, busy: 2, waiting: 1 });

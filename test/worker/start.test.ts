@@ -23,6 +23,7 @@ t.test('acknowledged messages leave unacked, its index and the worker', async (t
     workerId: 'w1',
     counter: 1,
     maxCrashes: 3,
+    mayStartLastChance: true,
     early: ['a', 'c'],
     late: [],
   });
@@ -39,6 +40,7 @@ t.test('what somebody restored meanwhile is refused', async (t) => {
     workerId: 'w1',
     counter: 1,
     maxCrashes: 3,
+    mayStartLastChance: true,
     early: ['a', 'b', 'c'],
     late: [],
   });
@@ -48,7 +50,14 @@ t.test('what somebody restored meanwhile is refused', async (t) => {
 
 t.test('what another worker holds now is refused and stays with it', async (t) => {
   await redis.srem(workerKeys('rb', 'w1').reserved, 'a');
-  const { refused } = await start(redis, 'rb', { workerId: 'w1', counter: 1, maxCrashes: 3, early: ['a'], late: [] });
+  const { refused } = await start(redis, 'rb', {
+    workerId: 'w1',
+    counter: 1,
+    maxCrashes: 3,
+    mayStartLastChance: true,
+    early: ['a'],
+    late: [],
+  });
   t.same([...refused], ['a']);
   t.equal(await redis.hexists('unacked', 'a'), 1);
   t.ok(await redis.zscore('unacked_index', 'a'));
@@ -61,6 +70,7 @@ t.test('late-acknowledged messages stay and are known as started; those that are
     workerId: 'w1',
     counter: 1,
     maxCrashes: 3,
+    mayStartLastChance: true,
     early: ['a'],
     late: ['b', 'c'],
   });
@@ -72,7 +82,14 @@ t.test('late-acknowledged messages stay and are known as started; those that are
 t.test('the same call again is answered as before', async (t) => {
   await redis.hdel('unacked', 'b');
   await redis.zrem('unacked_index', 'b');
-  const request = { workerId: 'w1', counter: 1, maxCrashes: 3, early: ['a', 'b', 'c'], late: [] };
+  const request = {
+    workerId: 'w1',
+    counter: 1,
+    maxCrashes: 3,
+    mayStartLastChance: true,
+    early: ['a', 'b', 'c'],
+    late: [],
+  };
   const first = await start(redis, 'rb', request);
   const second = await start(redis, 'rb', request);
   t.same([...second.refused], [...first.refused]);
@@ -86,4 +103,24 @@ t.test('refresh renews the scores of what is held and names what is not', async 
   t.ok(Number(await redis.zscore('unacked_index', 'a')) > 1_000_000);
   t.equal(Number(await redis.zscore('unacked_index', 'b')), 1);
   t.equal(await redis.zscore('unacked_index', 'x'), null);
+});
+
+t.test('of messages that would be given up if the worker died once more, one is started at a time', async (t) => {
+  await redis.hset('rb:crashes', { a: '2', b: '1', c: '2' });
+  const late = ['a', 'b', 'c'];
+  const all = { workerId: 'w1', maxCrashes: 3, early: [], late };
+  const { started } = workerKeys('rb', 'w1');
+  const none = await start(redis, 'rb', { ...all, counter: 1, mayStartLastChance: false });
+  t.same([none.lastChance, [...none.putOff], [...none.refused]], [null, ['a', 'c'], []]);
+  t.same(await redis.smembers(started), ['b']);
+  const request = { ...all, counter: 2, mayStartLastChance: true };
+  const one = await start(redis, 'rb', request);
+  t.same([one.lastChance, [...one.putOff], [...one.refused]], ['a', ['c'], []]);
+  t.same((await redis.smembers(started)).sort(), ['a', 'b']);
+  const again = await start(redis, 'rb', request);
+  t.same(
+    [again.lastChance, [...again.putOff], [...again.refused]],
+    ['a', ['c'], []],
+    'a repeated call is answered alike',
+  );
 });

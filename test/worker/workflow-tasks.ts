@@ -17,3 +17,17 @@ task('boom', (_ctx, message: string) => {
 task('failed', async (_ctx, taskId: string) => {
   await redis.rpush('failed', taskId);
 });
+task('replaced', (ctx, x: number) => ctx.replace({ task: 'add', args: [x, 100], kwargs: {}, options: {} }));
+task('replaced by a group', (ctx, x: number) =>
+  ctx.replace({
+    task: 'celery.group',
+    args: [],
+    kwargs: { tasks: [1, 2].map((y) => ({ task: 'add', args: [x, y], kwargs: {}, options: {} })) },
+    options: {},
+    subtask_type: 'group',
+  }),
+);
+task('grow', (ctx, x: number) => {
+  ctx.addToChord({ task: 'add', args: [x, 1], kwargs: {}, options: {} });
+  return x;
+});

@@ -1,3 +1,4 @@
+import { isLosslessNumber } from 'lossless-json';
 import { PythonError } from '../../lua/pidbox.ts';
 import { type ControlCommandSpec, controlCommand } from '../../protocol/control-commands.ts';
 import type { Json } from '../../protocol/json.ts';
@@ -46,6 +47,13 @@ export function secondsOf(name: string, value: Json | undefined): number | null 
   const number = Number(value);
   if (Number.isFinite(number) && number >= 0 && typeof value !== 'boolean') return number;
   throw new PythonError('ValueError', `${name} must be a number of seconds, not ${JSON.stringify(value)}`);
+}
+
+/** Whether Python takes it for true; flower sends 1. */
+export function isTrue(value: Json | undefined): boolean {
+  if (isLosslessNumber(value)) return Number(value.value) !== 0;
+  if (typeof value === 'object' && value !== null) return Object.keys(value).length > 0;
+  return Boolean(value);
 }
 
 export function isList(value: Json | undefined): value is readonly Json[] {

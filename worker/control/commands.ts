@@ -7,7 +7,7 @@ import type { RevokedTasks } from '../../protocol/revoked-tasks.ts';
 import { monotonicMs } from '../../runtime/clock.ts';
 import type { Log } from '../../runtime/log.ts';
 import type { WorkerConfig } from '../config.ts';
-import { type Arguments, integerOf, requireArguments, textsOf } from './arguments.ts';
+import { type Arguments, integerOf, isTrue, requireArguments, textsOf } from './arguments.ts';
 import { bugReport, settingsOf } from './conf.ts';
 import { listActive, listReserved, listScheduled, queryTasks } from './inspect.ts';
 import { setRateLimit, setTimeLimits } from './limits.ts';
@@ -59,7 +59,7 @@ function handlersOf(options: ControlOptions): Readonly<Record<ControlMethod, Han
     ping: () => ({ ok: 'pong' }),
     clock: () => ({ clock: clock.value }),
     report: () => ({ ok: bugReport(config) }),
-    conf: (args) => settingsOf(config, args.with_defaults === true),
+    conf: (args) => settingsOf(config, isTrue(args.with_defaults)),
     stats: () => workerStats(options),
     hello: (args) => {
       if (args.from_node === config.hostname) return null;

@@ -1,10 +1,10 @@
 import type { Redis } from 'ioredis';
 import { listParked } from '../../lua/list-parked.ts';
 import type { Json } from '../../protocol/json.ts';
-import { readMessage, type TaskMessage } from '../../protocol/message-reader.ts';
+import { readableMessage, type TaskMessage } from '../../protocol/message-reader.ts';
 import { celeryTime } from '../../protocol/task-message.ts';
 import type { WorkerConfig } from '../config.ts';
-import { type Arguments, textsOf } from './arguments.ts';
+import { type Arguments, isTrue, textsOf } from './arguments.ts';
 import { activeInfo, taskInfo } from './task-info.ts';
 import type { WorkerView } from './view.ts';
 
@@ -25,7 +25,7 @@ export interface InspectOptions {
 /** Tasks that run. */
 export function listActive({ view, config }: InspectOptions, args: Arguments): Json {
   const { hostname } = config;
-  return view.active().map((task) => activeInfo(task, { hostname, isSafe: args.safe === true }));
+  return view.active().map((task) => activeInfo(task, { hostname, isSafe: isTrue(args.safe) }));
 }
 
 /** Messages that wait for a slot. */
@@ -36,7 +36,7 @@ export function listReserved({ view, config }: InspectOptions): Json {
 /** Messages with a future eta: those that this worker holds, and those that are parked for its queues; nearest first. */
 export async function listScheduled({ redis, config, view, shards }: InspectOptions): Promise<Json> {
   const parked = await listParked(redis, config.namespace, shards(), view.queues(), MAX_PARKED);
-  const messages = [...view.held(), ...parked.flatMap(({ envelope }) => readable(envelope))];
+  const messages = [...view.held(), ...parked.flatMap(({ envelope }) => readableMessage(envelope) ?? [])];
   return messages
     .sort((one, other) => (one.etaMs ?? 0) - (other.etaMs ?? 0))
     .map((message) => ({
@@ -61,13 +61,4 @@ export function queryTasks({ view, config }: InspectOptions, args: Arguments): J
       .filter(({ message }) => wanted.has(message.id))
       .map((task): [string, Json] => [task.message.id, ['active', activeInfo(task, config)]]),
   ]);
-}
-
-function readable(envelope: string): TaskMessage[] {
-  try {
-    return [readMessage(envelope)];
-  } catch {
-    // It is reported as a dead letter by whoever takes it when it is due.
-    return [];
-  }
 }

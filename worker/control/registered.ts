@@ -1,7 +1,7 @@
 import { tasks } from '../../client/task.ts';
 import { type Json, pythonRepr } from '../../protocol/json.ts';
 import type { WorkerConfig } from '../config.ts';
-import { type Arguments, textsOf } from './arguments.ts';
+import { type Arguments, isTrue, textsOf } from './arguments.ts';
 import type { WorkerView } from './view.ts';
 
 /** What Celery shows of a task when it is not told (celery/worker/control.py). */
@@ -12,7 +12,7 @@ export function listRegistered(view: WorkerView, config: WorkerConfig, args: Arg
   const given = textsOf(args.taskinfoitems);
   const attributes = given.length === 0 ? DEFAULT_ATTRIBUTES : given.filter((name) => !name.startsWith('_'));
   return [...tasks.keys()]
-    .filter((name) => args.builtins === true || !name.startsWith('celery.'))
+    .filter((name) => isTrue(args.builtins) || !name.startsWith('celery.'))
     .sort()
     .map((name) => {
       const facts = attributesOf(name, view, config);

@@ -9,7 +9,7 @@ import { type RevokedTasks, type Stamp, stampsFrom, stampsOf } from '../../proto
 import { monotonicMs } from '../../runtime/clock.ts';
 import type { Log } from '../../runtime/log.ts';
 import type { WorkerConfig } from '../config.ts';
-import { type Arguments, isList, textsOf } from './arguments.ts';
+import { type Arguments, isList, isTrue, textsOf } from './arguments.ts';
 import type { WorkerView } from './view.ts';
 
 export interface RevokeOptions {
@@ -28,7 +28,7 @@ export interface RevokeOptions {
 export async function revoke(options: RevokeOptions, args: Arguments): Promise<Json> {
   const { view, log } = options;
   const ids = [...new Set(textsOf(args.task_id))];
-  const isToEnd = args.terminate === true;
+  const isToEnd = isTrue(args.terminate);
   const signal = signalOf(args.signal);
   const active = new Set(view.active().map(({ message }) => message.id));
   const waiting = new Set([...view.reserved(), ...view.held()].map(({ id }) => id));
@@ -59,7 +59,7 @@ export function revokeByStampedHeaders({ view, revoked, log }: RevokeOptions, ar
   view.dropRevoked();
   const shown = pythonRepr(headers);
   log.info({ event: 'stamps_revoked', headers });
-  if (args.terminate !== true) return { ok: `headers ${shown} flagged as revoked, but not terminated` };
+  if (!isTrue(args.terminate)) return { ok: `headers ${shown} flagged as revoked, but not terminated` };
   const running = view
     .active()
     .map(({ message }) => ({ id: message.id, matching: matches(stampsOf(message.headers), stamps) }))

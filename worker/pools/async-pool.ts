@@ -23,6 +23,10 @@ export class AsyncPool implements Pool {
     return this.#size;
   }
 
+  get usable(): number {
+    return this.#size;
+  }
+
   async start(): Promise<void> {
     const { hostname, log } = this.#port;
     await signals.workerProcessInit.send({ sender: hostname, pid: process.pid }, log);

@@ -41,6 +41,8 @@ export interface ChildrenPoolOptions {
   readonly maxTasks: number | null;
   readonly port: TaskPort;
   readonly log: Log;
+  /** Told when more jobs can be given to it than before. */
+  onUsable(): void;
 }
 
 /** A child that died on its own accord is replaced after the first of these, ms, doubling up to the second. */
@@ -71,6 +73,8 @@ interface Assignment {
 interface Slot {
   /** null until it has been spawned. */
   child: Child | null;
+  /** It has loaded the tasks. */
+  isReady: boolean;
   assignment: Assignment | null;
   /** Jobs that it has ended. */
   jobs: number;
@@ -89,7 +93,7 @@ interface Slot {
  *
  *     spawned --ready--> idle --run--> busy --end--> idle, or leaving when it is spent or one too many
  *
- * Jobs beyond the free children wait here: after a kill its slot is free before its child has been replaced.
+ * Jobs beyond the free children wait here.
  */
 export abstract class ChildrenPool implements Pool {
   abstract readonly kind: PoolKind;
@@ -105,6 +109,7 @@ export abstract class ChildrenPool implements Pool {
   /** Children that died in a row before any of them ended a job. */
   #deaths = 0;
   #respawnTimer: NodeJS.Timeout | null = null;
+  #isStarted = false;
   #isStopping = false;
 
   constructor(options: ChildrenPoolOptions) {
@@ -116,8 +121,16 @@ export abstract class ChildrenPool implements Pool {
     return this.#size;
   }
 
+  get usable(): number {
+    let usable = 0;
+    for (const { isReady, isLeaving, assignment } of this.#slots) {
+      if (isReady && !isLeaving && assignment?.isKilled !== true) usable += 1;
+    }
+    return Math.min(usable, this.#size);
+  }
+
   get ahead(): number {
-    return this.#size * Math.min(Math.max(0, Math.floor(AHEAD_MS / this.#meanMs) - 1), MOST_AHEAD);
+    return this.usable * Math.min(Math.max(0, Math.floor(AHEAD_MS / this.#meanMs) - 1), MOST_AHEAD);
   }
 
   /** Throws what keeps a child from starting. */
@@ -125,7 +138,10 @@ export abstract class ChildrenPool implements Pool {
     this.#fill();
     const problems = await Promise.all([...this.#slots].map(({ started }) => started));
     const problem = problems.find((problem) => problem !== null);
-    if (problem === undefined) return;
+    if (problem === undefined) {
+      this.#isStarted = true;
+      return;
+    }
     await this.stop(true);
     throw problem;
   }
@@ -222,6 +238,7 @@ export abstract class ChildrenPool implements Pool {
     let ended = () => {};
     const slot: Slot = {
       child: null,
+      isReady: false,
       assignment: null,
       jobs: 0,
       isOutdated: false,
@@ -263,7 +280,9 @@ export abstract class ChildrenPool implements Pool {
   #heard(slot: Slot, message: FromChild): void {
     switch (message.kind) {
       case 'ready':
+        slot.isReady = true;
         this.#next(slot);
+        if (this.#isStarted) this.#options.onUsable();
         return;
       case 'failed':
         this.#options.log.error({ event: 'child_failed', ...slot.child?.name, reason: message.error.message });

@@ -6,8 +6,8 @@ import type { Pool } from './pool.ts';
 import { ProcessesPool } from './processes-pool.ts';
 import { ThreadsPool } from './threads-pool.ts';
 
-/** The pool that a worker is configured to run its tasks in. */
-export function makePool(config: WorkerConfig, port: TaskPort, log: Log): Pool {
+/** The pool that a worker is configured to run its tasks in; it calls `onUsable` when it can run more tasks than before. */
+export function makePool(config: WorkerConfig, port: TaskPort, log: Log, onUsable: () => void): Pool {
   const { concurrency, pool, tasks, hostname, redis, namespace } = config;
   if (pool === 'async' || pool === 'solo') return new AsyncPool(pool, concurrency, port);
   const isProcesses = pool === 'processes';
@@ -24,6 +24,7 @@ export function makePool(config: WorkerConfig, port: TaskPort, log: Log): Pool {
     maxTasks: isProcesses ? config.maxTasksPerChild : null,
     port,
     log,
+    onUsable,
   };
   if (!isProcesses) return new ThreadsPool(options);
   return new ProcessesPool({ ...options, timeouts: [config.softTimeLimitSec, config.timeLimitSec] });

@@ -29,6 +29,8 @@ export interface Pool {
   readonly kind: PoolKind;
   /** Most tasks that it runs at once. */
   readonly size: number;
+  /** Tasks that it could be running now: fewer than `size` while a thread or process is being replaced. */
+  readonly usable: number;
   /**
    * How many more messages are worth starting already, because their slots will be free in a moment: then one call to Redis
    * starts several. 0 unless tasks are short.
@@ -36,7 +38,7 @@ export interface Pool {
   readonly ahead: number;
   /** Resolves when tasks can be given to it. */
   start(): Promise<void>;
-  /** Enters the task. Never throws; calls `onEnd` once, unless the job was killed. At most `size` at once. */
+  /** Enters the task. Never throws; calls `onEnd` once, unless the job was killed. At most `usable` at once. */
   run(job: Job, onEnd: (outcome: Outcome) => void): void;
   /** Aborts the task's `ctx.signal`. */
   interrupt(job: Job, reason: Error): void;
