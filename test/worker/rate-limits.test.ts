@@ -75,7 +75,7 @@ t.test('held messages keep their lease', async (t) => {
   await send(redis, ...ids(3).map((id) => ({ task: 'limited-hour', id })));
   await until(async () => (await redis.zcard('unacked_index')) === 2, 'two are held');
   const scores = async () =>
-    (await redis.zrange('unacked_index', 0, -1, 'WITHSCORES')).map(Number).filter((score) => score > 0);
+    (await redis.zrange('unacked_index', '0', '-1', 'WITHSCORES')).map(Number).filter((score) => score > 0);
   const first = Math.max(...(await scores()));
   await until(async () => {
     const now = await scores();
