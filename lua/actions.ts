@@ -1,4 +1,6 @@
-import { resultKey, shardKeys, shardOf } from './keys.ts';
+import type { Applied } from '../protocol/canvas-apply.ts';
+import { toPythonJson } from '../protocol/json.ts';
+import { queueList, resultKey, shardKeys, shardOf } from './keys.ts';
 import { parkedId } from './parked.ts';
 
 /** What a script does beside its own work (lua/include/actions.lua, chord-part.lua). */
@@ -44,6 +46,19 @@ export type ActionTexts = readonly [string, string, string, string];
 /** What the keys of a group and its chord begin with, in Celery's Redis backend. */
 export function groupKey(groupId: string): string {
   return `celery-taskset-meta-${groupId}`;
+}
+
+/** What a script does so that signatures are applied. */
+export function actionsOf({ chordSizes, savedGroups, messages }: Applied): Action[] {
+  return [
+    ...chordSizes.map(({ groupId, size }): Action => ({ kind: 'size', groupId, size })),
+    ...savedGroups.map(({ groupId, result }): Action => ({ kind: 'group', groupId, record: toPythonJson({ result }) })),
+    ...messages.map(({ queue, priority, envelope, etaMs, taskId, deliveryTag }): Action => {
+      const list = queueList(queue, priority);
+      if (etaMs === null) return { kind: 'push', list, envelope };
+      return { kind: 'park', list, envelope, etaMs, taskId, tag: deliveryTag };
+    }),
+  ];
 }
 
 /** The kind of an action, and its four texts, as scripts get them. */

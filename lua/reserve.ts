@@ -18,11 +18,11 @@ export interface ReserveRequest {
   /** In the order in which they are looked at. */
   readonly queues: readonly string[];
   /** Messages that may be acknowledged as they are taken; see `Reserved.isAcked`. Default: none. */
-  readonly direct?: DirectTasks;
+  readonly direct?: DirectStart;
 }
 
 /** What may start at once: so many messages, of these tasks. */
-export interface DirectTasks {
+export interface DirectStart {
   readonly room: number;
   /** Their names as JSON texts, a line each. */
   readonly tasks: string;

@@ -36,6 +36,9 @@ export interface ActiveOptions {
   onEnd(delivery: Delivery, outcome: Outcome, runtimeSec: number): void;
 }
 
+/** Ended jobs are cleared away when there are so many more of them than of running ones. */
+const MANY = 1_000;
+
 /** The tasks that run: gives them to the pool, and ends those that take too long or are terminated. */
 export class Active {
   readonly #options: ActiveOptions;
@@ -44,6 +47,8 @@ export class Active {
   /** Limits that were changed while the worker runs, by task. */
   readonly #changedLimits = new Map<string, TimeLimits>();
   readonly #deadlines = new Heap<Job>();
+  /** How many of the jobs in `#deadlines` have ended, about. */
+  #ended = 0;
   #timer: NodeJS.Timeout | null = null;
   #timerAtMs = Number.POSITIVE_INFINITY;
 
@@ -99,7 +104,7 @@ export class Active {
     this.#totals.set(task.name, (this.#totals.get(task.name) ?? 0) + 1);
     if (events.isOn && task.options.sendEvents !== false) events.started(message.id);
     this.#watch(job);
-    pool.run(job, (outcome) => this.#ended(job, outcome));
+    pool.run(job, (outcome) => this.#hasEnded(job, outcome));
     this.#options.onStart(job);
   }
 
@@ -141,7 +146,7 @@ export class Active {
     this.#jobs.clear();
   }
 
-  #ended(job: Job, outcome: Outcome): void {
+  #hasEnded(job: Job, outcome: Outcome): void {
     if (job.isOver) {
       this.#late(job, outcome);
       return;
@@ -165,6 +170,7 @@ export class Active {
     job.cancellation.isOver = true;
     // It may have come back, and run again under the same tag.
     if (this.#jobs.get(job.delivery.tag) === job) this.#jobs.delete(job.delivery.tag);
+    this.#unwatch(job);
     const runtimeSec = (monotonicMs() - job.startedAtMs) / 1_000;
     this.#options.metrics.runtime.observe(runtimeSec);
     this.#options.onEnd(job.delivery, outcome, runtimeSec);
@@ -191,6 +197,15 @@ export class Active {
     const sooner = Math.min(softLimitSec ?? Number.POSITIVE_INFINITY, hardLimitSec ?? Number.POSITIVE_INFINITY);
     this.#deadlines.push(startedAtMs + sooner * 1_000, job);
     this.#arm();
+  }
+
+  /** Jobs that have ended go from `#deadlines` many at a time, long before their limits pass. */
+  #unwatch({ softLimitSec, hardLimitSec }: Job): void {
+    if (softLimitSec === null && hardLimitSec === null) return;
+    this.#ended += 1;
+    if (this.#ended <= this.#jobs.size + MANY) return;
+    this.#ended = 0;
+    this.#deadlines.takeWhere(({ isOver }) => isOver);
   }
 
   /** One timer, for whichever limit comes first. */

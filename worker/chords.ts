@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
-import { type Action, groupKey } from '../lua/actions.ts';
+import { type Action, actionsOf, groupKey } from '../lua/actions.ts';
 import { finishChord } from '../lua/finish-chord.ts';
 import { namespaceKeys, resultKey } from '../lua/keys.ts';
 import { applySignature } from '../protocol/canvas-apply.ts';
@@ -21,7 +21,7 @@ import {
   resultsOf,
 } from './chord-results.ts';
 import type { FlowSource } from './flow-source.ts';
-import { actionsOf, type ChordFollow } from './workflow.ts';
+import type { ChordFollow } from './workflow.ts';
 
 /** How long a body waits for results that its header has not stored yet, ms: Celery's result_chord_join_timeout. */
 const JOIN_MS = 3_000;

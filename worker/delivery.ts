@@ -64,7 +64,7 @@ export function triage(
     return { message, settlement: { ...NOTHING, tag, mode, result, run } };
   }
   // A run whose end is waited for is kept until then, so that it is missed when this worker dies.
-  const isLate = message.schedule?.journal != null || (task.options.acksLate ?? acksLate);
+  const isLate = !reserved.isAcked && (message.schedule?.journal != null || (task.options.acksLate ?? acksLate));
   return { tag, list, envelope, message, task, isLate, isLost: false, isAdmitted: false };
 }
 

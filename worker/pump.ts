@@ -1,13 +1,11 @@
 import type { Redis } from 'ioredis';
-import { tasks } from '../client/task.ts';
 import { workerKeys } from '../lua/keys.ts';
 import { park } from '../lua/park.ts';
 import { refresh } from '../lua/refresh.ts';
-import { type DirectTasks, type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
+import { type DirectStart, type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
 import { restoreTags } from '../lua/restore.ts';
 import type { Settlement, SettleReply } from '../lua/settle.ts';
 import { start } from '../lua/start.ts';
-import { asciiJsonString } from '../protocol/json.ts';
 import { readableMessage, type TaskMessage } from '../protocol/message-reader.ts';
 import type { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
@@ -17,6 +15,7 @@ import { Chords } from './chords.ts';
 import type { WorkerConfig } from './config.ts';
 import type { TaskPort } from './context.ts';
 import { type Delivery, triage } from './delivery.ts';
+import { DirectTasks } from './direct-tasks.ts';
 import { type EndingOptions, endingOf, endingOptions } from './ending.ts';
 import type { Events } from './events.ts';
 import { Heap } from './heap.ts';
@@ -42,11 +41,8 @@ const MAX_BYTES = 1_048_576;
 const POLL_MIN_MS = 1;
 const POLL_MAX_MS = 20;
 
-/** Most messages with a future eta that are held while no beat node can park them; then no more are taken. */
+/** Most messages that wait here for an eta which no beat node can park, or for a rate limit; then no more are taken. */
 const MAX_HELD = 10_000;
-
-/** Most bytes of task names that one reserve carries; with more tasks none start as they are taken. */
-const MAX_NAMES = 8_192;
 
 /** Functions are entered for about this long, ms, before the event loop gets to hear of anything else. */
 const SLICE_MS = 10;
@@ -91,6 +87,7 @@ export class Pump {
   readonly #settler: Settler;
   readonly #active: Active;
   readonly #reporter: Reporter;
+  readonly #directTasks: DirectTasks;
   readonly #started: Started;
   readonly #endings: EndingOptions;
   readonly #chords: Chords;
@@ -109,7 +106,6 @@ export class Pump {
   /** Messages that start as they are taken: how many were asked for, and those that are not yet read. */
   #asked = 0;
   #arrived: Reserved[] = [];
-  #directNames: { readonly of: string; readonly names: string } | null = null;
   #shards = 0;
   #verifiedAtMs = monotonicMs();
   #pollMs = POLL_MIN_MS;
@@ -118,6 +114,7 @@ export class Pump {
   #isStopping = false;
   #isClosed = false;
   #isHoldingSaid = false;
+  #isFullSaid = false;
   readonly #reported = new Set<string>();
   readonly #onQuiet: (() => void)[] = [];
 
@@ -144,6 +141,7 @@ export class Pump {
       onSettled: (batch, reply) => this.#settled(batch, reply),
     });
     this.#reporter = new Reporter(options);
+    this.#directTasks = new DirectTasks({ acksLate: options.config.acksLate, rateLimits: options.rateLimits });
     this.#started = new Started(options);
     this.#endings = endingOptions(options.config);
     this.#chords = new Chords({
@@ -383,6 +381,7 @@ export class Pump {
     const { redis, config, workerId, rateLimits } = this.#options;
     const aside = this.#held.size + rateLimits.size + this.#putOff.length;
     if (aside >= MAX_HELD || this.#queues.length === 0) {
+      if (aside >= MAX_HELD) this.#sayFull(aside);
       this.#pollIn(POLL_MAX_MS);
       return;
     }
@@ -409,30 +408,24 @@ export class Pump {
     );
   }
 
+  #sayFull(messages: number): void {
+    if (this.#isFullSaid) return;
+    this.#isFullSaid = true;
+    const reason = 'so many messages wait for their eta or their rate limit that no more are taken, of no queue';
+    this.#log.warn({ event: 'hold_full', messages, reason });
+  }
+
   /**
    * What can start as soon as it is taken, and so may be acknowledged with that: then it need not be written to unacked only
    * to be taken off again. Null where no slot, or only few, are free.
    */
-  #startable(): DirectTasks | null {
+  #startable(): DirectStart | null {
     if (this.#waiting.length > 0 || this.#isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
     if (room < 1 || room < slots >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
-    const names = this.#directTasks();
+    const { names } = this.#directTasks;
     return names === '' ? null : { room, tasks: names };
-  }
-
-  /** Tasks whose messages are acknowledged early and held up by nothing. */
-  #directTasks(): string {
-    const { config, rateLimits } = this.#options;
-    const of = `${tasks.size} ${rateLimits.revision}`;
-    if (this.#directNames?.of === of) return this.#directNames.names;
-    const names = [...tasks.values()]
-      .filter(({ name, options }) => !(options.acksLate ?? config.acksLate) && !rateLimits.limits(name))
-      .map(({ name }) => asciiJsonString(name))
-      .join('\n');
-    this.#directNames = { of, names: names.length > MAX_NAMES ? '' : names };
-    return this.#directNames.names;
   }
 
   #reserved(reply: ReserveReply, limit: number, sentAtMs: number): void {

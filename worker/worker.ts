@@ -362,7 +362,10 @@ export class Worker implements Service {
   async #shutDown(): Promise<void> {
     const redis = this.#redis;
     const pump = this.#pump;
-    if (redis === null || pump === null) return;
+    if (redis === null || pump === null) {
+      this.#hasEnded();
+      return;
+    }
     this.#log.info({ event: 'worker_stopping' });
     try {
       await Promise.race([this.#finish(pump), this.#toldToStopNow]);

@@ -1,6 +1,5 @@
-import type { Action, PartAction } from '../lua/actions.ts';
-import { queueList } from '../lua/keys.ts';
-import { type Applied, applySignature, joinApplied, type Sender } from '../protocol/canvas-apply.ts';
+import { type Action, actionsOf, type PartAction } from '../lua/actions.ts';
+import { applySignature, joinApplied, type Sender } from '../protocol/canvas-apply.ts';
 import { freeze } from '../protocol/canvas-freeze.ts';
 import { type Json, toPythonJson } from '../protocol/json.ts';
 import type { TaskMessage } from '../protocol/message-reader.ts';
@@ -140,19 +139,6 @@ export function errbackActions(
   const sender: Sender = { ...source, nowMs, parent: { id: failedId, rootId } };
   const options = { parent_id: failedId, root_id: rootId };
   return actionsOf(applySignature(group, { args: [failedId], options }, sender));
-}
-
-/** What a script does so that signatures are applied. */
-export function actionsOf({ chordSizes, savedGroups, messages }: Applied): Action[] {
-  return [
-    ...chordSizes.map(({ groupId, size }): Action => ({ kind: 'size', groupId, size })),
-    ...savedGroups.map(({ groupId, result }): Action => ({ kind: 'group', groupId, record: toPythonJson({ result }) })),
-    ...messages.map(({ queue, priority, envelope, etaMs, taskId, deliveryTag }): Action => {
-      const list = queueList(queue, priority);
-      if (etaMs === null) return { kind: 'push', list, envelope };
-      return { kind: 'park', list, envelope, etaMs, taskId, tag: deliveryTag };
-    }),
-  ];
 }
 
 function chordPart(message: TaskMessage, state: string, result: Json): Action[] {
