@@ -1,4 +1,15 @@
 export {
+  type AnySignature,
+  type CanvasOptions,
+  chain,
+  chord,
+  type ForeignOptions,
+  type Group,
+  group,
+  Signature,
+  signature,
+} from './client/canvas.ts';
+export {
   Client,
   type ClientOptions,
   type TaskHandle,
@@ -6,6 +17,7 @@ export {
   type TaskResult,
 } from './client/client.ts';
 export { setDefaultClient, type TaskSender } from './client/default-client.ts';
+export type { GroupHandle } from './client/handles.ts';
 export type { ListFilter, PutSummary, Schedule, ScheduleInput, ScheduleRun, Schedules } from './client/schedules.ts';
 export {
   type ConnectOptions,
@@ -18,12 +30,14 @@ export {
   type TaskRunEvent,
   type WorkerEvent,
 } from './client/signals.ts';
+export type { SignatureOptions } from './client/signature-options.ts';
 export { SpecError } from './client/spec-error.ts';
 export {
   type ApplyOptions,
   type ErrorKind,
   type RegisteredTask,
   type RetryOptions,
+  type SignatureLike,
   type StandardSchema,
   type Task,
   type TaskContext,

@@ -3,11 +3,13 @@ import { parseRedisUrl } from '../lua/connection.ts';
 import { COMMON_OPTIONS, requireOneRedis } from '../runtime/common-options.ts';
 import { createLog } from '../runtime/log.ts';
 import { keepHeapSmall } from '../runtime/node-flags.ts';
-import { addOptions, optionValues } from '../runtime/options.ts';
+import { addOptions, optionName, optionValues, variableName } from '../runtime/options.ts';
 import { writePidFile } from '../runtime/pid-file.ts';
 import { stoppedBySignals } from '../runtime/process.ts';
-import { WORKER_OPTIONS, workerConfig } from '../worker/config.ts';
+import type { Spelling } from '../worker/check-options.ts';
+import { type WorkerOptions, workerConfig } from '../worker/config.ts';
 import { serveMetrics } from '../worker/metrics.ts';
+import { WORKER_OPTIONS } from '../worker/options.ts';
 import { loadTasks } from '../worker/tasks-modules.ts';
 import { Worker } from '../worker/worker.ts';
 
@@ -31,18 +33,19 @@ export function workerCommand(): Command {
 async function runWorker(command: Command): Promise<void> {
   keepHeapSmall();
   const options = optionValues(command, OPTIONS);
+  const { broker, resultBackend, logLevel, logFormat, pidfile, metricsHost, metricsPort, ...workerOptions } = options;
   if (options.tasks.length === 0) command.error('error: give the modules that define your tasks with --tasks FILE');
   requireOneRedis(options);
-  const { pool } = workerConfig(options);
+  checkUsage(command, workerOptions);
   parseRedisUrl(options.redis, '--redis');
-  if (options.pidfile !== null) writePidFile(options.pidfile);
+  if (pidfile !== null) writePidFile(pidfile);
   await loadTasks(options.tasks);
-  const log = createLog(options.logLevel, 'worker', options.logFormat);
-  const worker = new Worker({ ...options, pool }, log);
-  if (options.metricsPort !== null) {
-    const { port, server } = await serveMetrics(worker.metrics.registry, options.metricsHost, options.metricsPort);
+  const log = createLog(logLevel, 'worker', logFormat);
+  const worker = new Worker(workerOptions, log);
+  if (metricsPort !== null) {
+    const { port, server } = await serveMetrics(worker.metrics.registry, metricsHost, metricsPort);
     server.unref();
-    log.info({ event: 'metrics_listening', host: options.metricsHost, port });
+    log.info({ event: 'metrics_listening', host: metricsHost, port });
   }
   process.on('unhandledRejection', (reason) => log.error({ event: 'unhandled_rejection', err: reason }));
   const stopped = stoppedBySignals({
@@ -54,4 +57,19 @@ async function runWorker(command: Command): Promise<void> {
   await Promise.race([stopped, worker.ended]);
   // A cold shutdown does not wait for tasks that still run.
   process.exit(0);
+}
+
+/** Ends with a word on what makes no sense, which calls each option what the user called it. */
+function checkUsage(command: Command, options: WorkerOptions): void {
+  const spell: Spelling = (option, value) => {
+    const isVariable = command.getOptionValueSource(option) === 'env';
+    const name = isVariable ? variableName(option) : `--${optionName(option)}`;
+    return value === undefined ? name : `${name}${isVariable ? '=' : ' '}${value}`;
+  };
+  try {
+    workerConfig(options, spell);
+  } catch (error) {
+    if (error instanceof TypeError || error instanceof RangeError) command.error(`error: ${error.message}`);
+    throw error;
+  }
 }

@@ -3,17 +3,27 @@ import type { Redis } from 'ioredis';
 import { isLosslessNumber } from 'lossless-json';
 import type { z } from 'zod';
 import { connect } from '../lua/connection.ts';
+import type { SendOutcome } from '../lua/push-tasks.ts';
+import { resultTuple } from '../protocol/canvas-freeze.ts';
 import { RingbeatError } from '../protocol/errors.ts';
 import type { Json } from '../protocol/json.ts';
+import { typedValues, type Value } from '../protocol/message-reader.ts';
+import { jsonValue } from '../protocol/result.ts';
+import { BadSignature, readSignature, type Signature } from '../protocol/signature.ts';
 import { Tasks } from '../registry/tasks.ts';
+import { type ParentTask, Workflows } from '../registry/workflows.ts';
 import { isObject } from '../schedule/fields.ts';
 import { createTaskSchema, parseTask, type TaskSchema, type TaskSpec } from '../schedule/task-spec.ts';
+import { current } from './current-task.ts';
 import { forgetClient, setDefaultClient } from './default-client.ts';
+import { handleOf } from './handles.ts';
 import { jsonBytes } from './json-bytes.ts';
 import { NamespaceView } from './namespace-view.ts';
 import { ResultWatch } from './results.ts';
 import { Schedules } from './schedules.ts';
+import { checkSignature } from './signature-options.ts';
 import { SpecError } from './spec-error.ts';
+import type { SignatureLike } from './task.ts';
 import { TaskFailedError } from './task-failed-error.ts';
 
 export interface ClientOptions {
@@ -43,7 +53,7 @@ export interface TaskRequest {
 }
 
 /** What is known of a task. */
-export interface TaskResult<Result = Json> {
+export interface TaskResult<Result = Value> {
   readonly taskId: string;
   /** Of Celery's states, and SCHEDULED while it waits for its eta; PENDING: nothing is known of it. */
   readonly state: string;
@@ -56,8 +66,10 @@ export interface TaskResult<Result = Json> {
 }
 
 /** A task that was sent, as Celery's AsyncResult. */
-export interface TaskHandle<Result = Json> {
+export interface TaskHandle<Result = Value> {
   readonly id: string;
+  /** Of a workflow: what comes before it. Null where there is nothing, or nothing is known of it. */
+  readonly parent: TaskHandle<unknown> | null;
   /** What is known of it now. */
   result(): Promise<TaskResult<Result>>;
   /**
@@ -82,6 +94,7 @@ export class Client {
   readonly #redis: Redis;
   readonly #namespace: NamespaceView;
   readonly #tasks: Tasks;
+  readonly #workflows: Workflows;
   readonly #schema: TaskSchema;
   readonly #watch: ResultWatch;
 
@@ -92,11 +105,13 @@ export class Client {
     const name = options.namespace ?? 'rb';
     this.#redis = connect(url, { option: 'redis', name: 'ringbeat-client' });
     this.#namespace = new NamespaceView(this.#redis, name);
-    this.#tasks = new Tasks({
+    const place = {
       redis: this.#redis,
       names: this.#namespace.names,
       namespace: () => this.#namespace.current(),
-    });
+    };
+    this.#tasks = new Tasks(place);
+    this.#workflows = new Workflows(place);
     this.#schema = createTaskSchema(name);
     this.#watch = new ResultWatch(() => connect(url, { option: 'redis', name: 'ringbeat-client-results' }));
     this.schedules = new Schedules(this.#redis, this.#namespace);
@@ -107,20 +122,39 @@ export class Client {
    * Sends a task, now or later. Throws SpecError for what cannot be sent, QUEUE_FULL at the cap of its queue, and
    * BAD_QUEUE where the queue's key is no list.
    */
-  async send<Result = Json>(task: string, request: TaskRequest = {}): Promise<TaskHandle<Result>> {
+  async send<Result = Value>(task: string, request: TaskRequest = {}): Promise<TaskHandle<Result>> {
+    const { parent, sender } = sendingTask();
     const spec = this.#check(task, request);
     const requestId = randomUUID();
-    const [sent] = await this.#namespace.use(() => this.#tasks.send([{ task: spec, position: 0 }], requestId));
+    const [sent] = await this.#namespace.use(() => this.#tasks.send([{ task: spec, position: 0, parent }], requestId));
     const { taskId, outcome } = sent!;
-    if (outcome === 'full') throw new RingbeatError('QUEUE_FULL', { queue: spec.queue, task });
-    if (outcome === 'not a list') throw new RingbeatError('BAD_QUEUE', { queue: spec.queue, task });
+    if (outcome !== 'taken') throw refusal(outcome, spec.queue, task);
+    sender?.addChildren([resultTuple({ id: taskId, parent: null, members: null })]);
     return this.handle<Result>(taskId);
   }
 
+  /**
+   * Sends a signature with these args before its own: all of its messages, or, where it throws, none (of more than 1,000
+   * perhaps some). The handle is its last task's, of a chord its body's, of a group a GroupHandle. Throws SpecError,
+   * QUEUE_FULL and BAD_QUEUE.
+   */
+  async apply<Result = Value>(signature: SignatureLike, args: readonly unknown[] = []): Promise<TaskHandle<Result>> {
+    const { parent, sender } = sendingTask();
+    const given = jsonValue(args) as readonly Json[];
+    const tree = () => checkedTree(signature, this.#schema);
+    const { task } = tree();
+    const { applied, outcome } = await this.#namespace.use(() => this.#workflows.apply(tree(), given, parent));
+    if (outcome !== 'taken') throw refusal(outcome.outcome, outcome.queue, task);
+    sender?.addChildren(applied.children);
+    const result = applied.result ?? { id: '', parent: null, members: [] };
+    return handleOf(this, result) as TaskHandle<Result>;
+  }
+
   /** A handle on a task that was sent before, by whomever. */
-  handle<Result = Json>(id: string): TaskHandle<Result> {
+  handle<Result = Value>(id: string): TaskHandle<Result> {
     return {
       id,
+      parent: null,
       result: () => this.result<Result>(id),
       get: (timeout) => this.#get<Result>(id, timeout),
       revoke: () => this.revoke(id),
@@ -128,14 +162,14 @@ export class Client {
   }
 
   /** What is known of a task. */
-  async result<Result = Json>(id: string): Promise<TaskResult<Result>> {
+  async result<Result = Value>(id: string): Promise<TaskResult<Result>> {
     const { taskId, state, result, traceback, doneAtMs, etaMs } = await this.#namespace.use(() =>
       this.#tasks.state(id),
     );
     return {
       taskId,
       state,
-      result: plainNumbers(result) as Result | null,
+      result: typedValues(plainNumbers(result)) as Result | null,
       traceback,
       doneAt: doneAtMs === null ? null : new Date(doneAtMs),
       eta: etaMs === null ? null : new Date(etaMs),
@@ -143,7 +177,7 @@ export class Client {
   }
 
   /** What is known of a task once it has ended, whichever way. Throws TASK_NOT_ENDED after `timeout` s. */
-  async waitFor<Result = Json>(id: string, timeout: number): Promise<TaskResult<Result>> {
+  async waitFor<Result = Value>(id: string, timeout: number): Promise<TaskResult<Result>> {
     const ended = await this.#watch.wait(id, timeout * 1_000, async () => {
       const known = await this.result<Result>(id);
       return ENDED.has(known.state) ? known : null;
@@ -180,6 +214,29 @@ export class Client {
     const { state, result, traceback } = await this.waitFor<Result>(id, timeout);
     if (state === 'SUCCESS') return result as Result;
     throw new TaskFailedError(id, state, result as Json, traceback);
+  }
+}
+
+/** The task that sends something at this moment. */
+function sendingTask() {
+  const sender = current.task;
+  const parent: ParentTask | null = sender === null ? null : { id: sender.id, rootId: sender.rootId ?? sender.id };
+  return { parent, sender };
+}
+
+function refusal(outcome: Exclude<SendOutcome, 'taken'>, queue: string, task: string): RingbeatError {
+  return new RingbeatError(outcome === 'full' ? 'QUEUE_FULL' : 'BAD_QUEUE', { queue, task });
+}
+
+/** Throws SpecError. */
+function checkedTree(signature: SignatureLike, schema: TaskSchema): Signature {
+  try {
+    const tree = readSignature(jsonValue(signature));
+    checkSignature(tree, schema);
+    return tree;
+  } catch (error) {
+    if (!(error instanceof BadSignature)) throw error;
+    throw new SpecError('signature', [{ path: '', message: error.message }]);
   }
 }
 

@@ -1,9 +1,14 @@
 import { RingbeatError } from '../protocol/errors.ts';
-import type { Client, TaskHandle, TaskRequest } from './client.ts';
+import type { Client, TaskHandle, TaskRequest, TaskResult } from './client.ts';
+import type { SignatureLike } from './task.ts';
 
 /** What a task needs in order to be sent. */
 export interface TaskSender {
   send<Result>(task: string, request?: TaskRequest): Promise<TaskHandle<Result>>;
+  /** Sends a signature with these args before its own. */
+  apply<Result>(signature: SignatureLike, args?: readonly unknown[]): Promise<TaskHandle<Result>>;
+  /** What is known of a task. */
+  result<Result>(id: string): Promise<TaskResult<Result>>;
 }
 
 /** Several copies of the package in one process share these. */

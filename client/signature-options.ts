@@ -1,11 +1,5 @@
 import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
-import {
-  hasOption,
-  type Options,
-  type Signature,
-  signaturesOption,
-  writeOption,
-} from '../protocol/signature.ts';
+import { hasOption, type Options, type Signature, signaturesOption, writeOption } from '../protocol/signature.ts';
 import { celeryTime } from '../protocol/task-message.ts';
 import type { FieldError } from '../schedule/field-errors.ts';
 import { parseTask, type TaskSchema } from '../schedule/task-spec.ts';
@@ -59,7 +53,9 @@ export function celeryOptions(task: string, options: SignatureOptions): Options 
     given.map(([name, value]): [string, Json] => {
       const celeryName = known[name];
       if (celeryName === undefined)
-        throw new TypeError(`Signature ${task} has no option ${name}. Its options are ${Object.keys(NAMES).join(', ')}.`);
+        throw new TypeError(
+          `Signature ${task} has no option ${name}. Its options are ${Object.keys(NAMES).join(', ')}.`,
+        );
       return [celeryName, value instanceof Date && isReal(value) ? celeryTime(value.getTime()) : json(task, value)];
     }),
   );
@@ -72,10 +68,16 @@ export function json(task: string, value: unknown): Json {
   return parseJson(written.bytes.toString());
 }
 
+/** Args as JSON. Throws SpecError. */
+export function jsonArgs(task: string, args: readonly unknown[]): readonly Json[] {
+  return json(task, args) as readonly Json[];
+}
+
 /** Throws SpecError where a signature, or one within it, could not be sent as a task. */
 export function checkSignature(signature: Signature, schema: TaskSchema): void {
   const { kind, task, options, tasks, header, body } = signature;
-  const errors = kind === 'chord' && body === null ? [{ path: 'body', message: 'is missing' }] : errorsOf(signature, schema);
+  const errors =
+    kind === 'chord' && body === null ? [{ path: 'body', message: 'is missing' }] : errorsOf(signature, schema);
   if (errors.length > 0) throw new SpecError(`signature "${task}"`, errors);
   const followers = [...signaturesOption(options, 'link'), ...signaturesOption(options, 'link_error')];
   for (const inner of [...(header?.tasks ?? tasks), ...(body === null ? [] : [body]), ...followers])
@@ -83,11 +85,22 @@ export function checkSignature(signature: Signature, schema: TaskSchema): void {
 }
 
 /** The options that tasks have as well; the others are of Celery's own making. */
-const CHECKED = ['priority', 'expires', 'time_limit', 'soft_time_limit', 'ignore_result', 'shadow', 'headers', 'task_id'];
+const CHECKED = [
+  'priority',
+  'expires',
+  'time_limit',
+  'soft_time_limit',
+  'ignore_result',
+  'shadow',
+  'headers',
+  'task_id',
+];
 
 function errorsOf({ task, args, kwargs, options }: Signature, schema: TaskSchema): readonly FieldError[] {
   const pick = (names: readonly string[]) =>
-    Object.fromEntries(names.filter((name) => hasOption(options, name)).map((name) => [name, writeOption(options[name])]));
+    Object.fromEntries(
+      names.filter((name) => hasOption(options, name)).map((name) => [name, writeOption(options[name])]),
+    );
   const request = { task, args, kwargs, ...pick(['queue', 'eta', 'countdown']), options: pick(CHECKED) };
   const result = parseTask(schema, Buffer.from(toPythonJson(request)));
   return result.ok ? [] : result.errors;

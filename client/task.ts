@@ -1,6 +1,7 @@
 import type { Json } from '../protocol/json.ts';
 import type { DeliveryInfo, ScheduleHeader, Value } from '../protocol/message-reader.ts';
 import type { RetryChanges } from '../protocol/task-errors.ts';
+import { type Group, group, mapSignature, type Signature, taskSignature } from './canvas.ts';
 import type { TaskHandle, TaskRequest } from './client.ts';
 import { senderFor, type TaskSender } from './default-client.ts';
 import { checkTaskOptions } from './task-options.ts';
@@ -51,6 +52,11 @@ export interface TaskContext {
    * chord's body waits for it. Throws TypeError where there is no chord.
    */
   addToChord(signature: SignatureLike): void;
+  /**
+   * Sends a signature now, as a child of this task: its `parentId` and `rootId` say so, and `children` of this task's
+   * result. What is sent otherwise before the task first awaits something is a child, too.
+   */
+  send<Result>(signature: Signature<[], Result>, client?: TaskSender): Promise<TaskHandle<Result>>;
   /** Says that this worker still holds the message, so that nobody takes it for lost. It does so by itself in time. */
   extendLease(): Promise<void>;
   /** Sends a monitoring event of the task's own, `task-...`, where events are on. */
@@ -181,7 +187,34 @@ export interface Task<Args extends readonly unknown[] = readonly unknown[], Resu
   delay(...args: Args): Promise<TaskHandle<Result>>;
   /** Sends it with these args, later if the options say so. Throws NO_CLIENT where there is no default client. */
   applyAsync(args: Args, options?: ApplyOptions): Promise<TaskHandle<Result>>;
+  /** A signature with these args, or the last ones of them: what comes before them is given when it is sent. */
+  s<Given extends LastOf<Args>>(...args: Given): Signature<MissingFrom<Args, Given>, Result>;
+  /** A signature with these args that takes no others: an immutable one. */
+  si(...args: Args): Signature<readonly unknown[], Result>;
+  /** A task that runs this one for each of the items, one after the other. */
+  map(items: readonly Args[0][]): Signature<readonly unknown[], Result[]>;
+  /** The same with several args each. */
+  starmap(items: readonly Args[]): Signature<readonly unknown[], Result[]>;
+  /** A group of such, for so many items each. */
+  chunks(items: readonly Args[], size: number): Group<Result[][]>;
 }
+
+/** The last of a function's args: all of them, or none. */
+export type LastOf<Args extends readonly unknown[]> =
+  | Args
+  | (Args extends readonly [unknown, ...infer Rest] ? LastOf<Rest> : readonly []);
+
+/** Its args without the last ones that are given. Which those are is not known where some may be left out. */
+export type MissingFrom<
+  Args extends readonly unknown[],
+  Given extends readonly unknown[],
+> = number extends Args['length'] ? Args : Args extends Required<Args> ? WithoutLast<Args, Given> : readonly unknown[];
+
+type WithoutLast<Args extends readonly unknown[], Given extends readonly unknown[]> = Given extends Args
+  ? []
+  : Args extends readonly [infer First, ...infer Rest]
+    ? [First, ...WithoutLast<Rest, Given>]
+    : readonly unknown[];
 
 /** How a task is sent by `applyAsync`. */
 export interface ApplyOptions extends Omit<TaskRequest, 'args'> {
@@ -223,7 +256,27 @@ export function task<Args extends readonly unknown[], Result>(
   const applyAsync = async (args: Args, { client = senderFor(name), ...request }: ApplyOptions = {}) => {
     return client.send<Result>(name, { ...request, args, options: { ...sending, ...request.options } });
   };
-  return { name, options, run, applyAsync, delay: (...args) => applyAsync(args) };
+  const partial = <Missing extends readonly unknown[]>(args: readonly unknown[], isImmutable: boolean) =>
+    taskSignature<Missing, Result>(name, { args, options: { ...sending }, isImmutable });
+  const starmap = (items: readonly Args[]) => mapSignature<Result>('celery.starmap', partial([], false), items);
+  return {
+    name,
+    options,
+    run,
+    applyAsync,
+    delay: (...args) => applyAsync(args),
+    s: (...args) => partial(args, false),
+    si: (...args) => partial(args, true),
+    map: (items) => mapSignature('celery.map', partial([], false), items),
+    starmap,
+    chunks: (items, size) => group(inChunks(items, size).map(starmap)),
+  };
+}
+
+function inChunks<Item>(items: readonly Item[], size: number): Item[][] {
+  if (!Number.isInteger(size) || size < 1) throw new RangeError(`Chunks have 1 item or more, got ${size}.`);
+  const count = Math.ceil(items.length / size);
+  return Array.from({ length: count }, (_, at) => items.slice(at * size, (at + 1) * size));
 }
 
 /** What messages of a task say unless their sender says otherwise (celery/app/task.py, _get_exec_options). */

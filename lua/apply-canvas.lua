@@ -8,7 +8,7 @@
 -- ARGV[3] expires       int     s that the sizes of chords are kept; 0: for ever
 -- ARGV[4] dead_limit    int     entries that the dead letters keep, about
 -- ARGV[5] shards        int     how many shards the namespace has
--- ARGV[6] queues        int     queues that get messages at once
+-- ARGV[6] queue_count   int     queues that get messages at once
 -- ARGV[7...] entries    text    queue and how many messages it gets, in twos; then actions in fives: kind and four texts
 --                               (lua/include/actions.lua)
 -- Returns               `t` sent, now or by an earlier call; `f<queue>` at its cap, or `w<queue>` no list: then nothing is sent
@@ -23,7 +23,7 @@
 --- @include "actions"
 local meta, request, dead_letters = KEYS[1], KEYS[2], KEYS[3]
 local epoch, cap, expires = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local dead_limit, shards, queues_given = ARGV[4], ARGV[5], tonumber(ARGV[6])
+local dead_limit, shards, queue_count = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local first_entry, QUEUE, ACTION, KEPT_MS = 7, 2, 5, 600000
 
 if redis.call('HGET', meta, 'epoch') ~= epoch then return redis.error_reply('NAMESPACE_GONE') end
@@ -31,7 +31,7 @@ redis.call('XLEN', dead_letters)
 local answered = redis.call('GET', request)
 if answered then return answered end
 
-local first_action = first_entry + queues_given * QUEUE
+local first_action = first_entry + queue_count * QUEUE
 for at = first_entry, first_action - 1, QUEUE do
   local queue = queue_of(ARGV[at])
   if not queue.length then return 'w' .. ARGV[at] end

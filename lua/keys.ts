@@ -112,14 +112,17 @@ export type ShardKeys = { readonly [Name in (typeof SHARD_KEYS)[number] as Camel
 };
 
 export interface WorkerKeys {
-  /** hash: `batch`, `tags` and `direct` of the last reserve, `started` and `refused` of the last start, `settled` and `chords`: counters that make each repeatable; `max_crashes`. */
+  /**
+   * hash: `batch`, `tags` and `direct` of the last reserve, `started` and `refused` of the last start, `settled` and `chords` of
+   * the last settle: a counter each, with what was answered, for a repeated call; `max_crashes`, the worker's --max-crashes.
+   */
   readonly state: string;
   /** set: delivery tags that this worker holds in `unacked`. */
   readonly reserved: string;
-  /** list: envelopes that its last reserve acknowledged as it took them. */
-  readonly direct: string;
   /** set: those of them whose tasks it has started, where acks are late and nobody else counts the attempts. */
   readonly started: string;
+  /** list: envelopes that its last reserve acknowledged as it took them. */
+  readonly direct: string;
 }
 
 export function namespaceKeys(namespace: string): NamespaceKeys {

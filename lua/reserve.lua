@@ -121,6 +121,8 @@ local function accept(number, envelope)
     direct[#direct + 1] = envelope
     direct_numbers[#direct_numbers + 1] = number
   else
+    -- None that comes later may overtake it.
+    direct_room = 0
     tags[#tags + 1] = tag
     lines[#lines + 1] = number .. ' ' .. tag
     scores[#scores + 1] = score

@@ -1,14 +1,16 @@
 import type { Redis } from 'ioredis';
 import { type Json, parseJson, toPythonJson } from '../protocol/json.ts';
 import { readMessage } from '../protocol/message-reader.ts';
-import { exceptionOf, failureRecord } from '../protocol/result.ts';
+import { exceptionOf } from '../protocol/result.ts';
 import { WorkerLostError } from '../protocol/task-errors.ts';
+import { type Action, actionArgs } from './actions.ts';
 import { findLost } from './find-lost.ts';
+import { type FlowSource, newIds } from './flow-source.ts';
 import { KOMBU, namespaceKeys, queueList, shardKeys, workerKeys } from './keys.ts';
 import { type LostRun, recoverRuns } from './recover-runs.ts';
 import { holderKeys, WORKER_DEAD_LETTERS } from './reserve.ts';
-import { defineScript, integerReply, listReply, textReply } from './script.ts';
-import { storeStates } from './store-states.ts';
+import { defineScript, integerReply, listReply } from './script.ts';
+import { givenUp } from './task-failure.ts';
 
 const script = defineScript('restore');
 
@@ -21,6 +23,9 @@ const PAGE = 100;
 /** A worker is dead when its heartbeat is older than this, ms. */
 export const WORKER_LEASE_MS = 10_000;
 
+/** A beat node knows no worker's default queue. */
+const BEAT_NODE: FlowSource = { ...newIds, origin: 'ringbeat', defaultQueue: 'celery' };
+
 export interface Restored {
   /** Messages put back into their queues. */
   readonly restored: number;
@@ -31,12 +36,14 @@ export interface Restored {
 /**
  * Gives back what dead workers of the namespace hold, and forgets those workers. Any process may call it, any number
  * at once. Call it only when Redis's clock has been seen steady for WORKER_LEASE_MS (`RedisClock.steadyFor`), with the
- * time it should show: when it has just stepped, nobody is judged.
+ * time it should show: when it has just stepped, nobody is judged. `source` sends what follows the failure of messages that
+ * are given up.
  */
 export async function restoreLostWorkers(
   redis: Redis,
   namespace: string,
   expectedNowMs: number,
+  source: FlowSource = BEAT_NODE,
 ): Promise<Restored & { readonly workers: readonly string[] }> {
   const { workers } = await findLost(redis, namespace, {
     leaseMs: WORKER_LEASE_MS,
@@ -47,7 +54,7 @@ export async function restoreLostWorkers(
   let restored = 0;
   let deadLetters = 0;
   for (const workerId of workers) {
-    const outcome = await restoreHeld(redis, namespace, workerId, WORKER_LEASE_MS);
+    const outcome = await restoreHeld(redis, namespace, workerId, { leaseMs: WORKER_LEASE_MS, source });
     restored += outcome.restored;
     deadLetters += outcome.deadLetters;
   }
@@ -59,7 +66,7 @@ export async function restoreLostWorkers(
 
 /** Gives back everything that this worker holds, and forgets it: for a worker that is leaving. */
 export function restoreOwn(redis: Redis, namespace: string, workerId: string): Promise<Restored> {
-  return restoreHeld(redis, namespace, workerId, 0);
+  return restoreHeld(redis, namespace, workerId, { leaseMs: 0, source: null });
 }
 
 /**
@@ -88,7 +95,7 @@ export async function restoreInvisible(
       messages.map((message) => message.tag),
       messages.map((message) => message.score),
     );
-    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: true, leaseMs: 0 }, held);
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: true, leaseMs: 0, source: null }, held);
     restored += outcome.restored;
     deadLetters += outcome.deadLetters;
     if (messages.length < PAGE || outcome.restored + outcome.deadLetters === 0) break;
@@ -108,14 +115,20 @@ export async function restoreTags(
   // From the last to the first: each goes to the end that is popped next.
   for (let end = tags.length; end > 0; end -= PAGE) {
     const held = await readHeld(redis, tags.slice(Math.max(0, end - PAGE), end).reverse());
-    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: true, leaseMs: 0 }, held);
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: true, leaseMs: 0, source: null }, held);
     restored += outcome.restored;
     deadLetters += outcome.deadLetters;
   }
   return { restored, deadLetters };
 }
 
-async function restoreHeld(redis: Redis, namespace: string, workerId: string, leaseMs: number): Promise<Restored> {
+async function restoreHeld(
+  redis: Redis,
+  namespace: string,
+  workerId: string,
+  judge: Pick<Holder, 'leaseMs' | 'source'>,
+): Promise<Restored> {
+  const { leaseMs } = judge;
   const { reserved } = workerKeys(namespace, workerId);
   let restored = 0;
   let deadLetters = 0;
@@ -125,7 +138,7 @@ async function restoreHeld(redis: Redis, namespace: string, workerId: string, le
     const held = await readHeld(redis, tags);
     const recovered = leaseMs === 0 ? NONE : await recover(redis, namespace, workerId, leaseMs, held);
     const rest = held.filter(({ tag }) => !recovered.tags.has(tag));
-    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: false, leaseMs }, rest);
+    const outcome = await putBack(redis, namespace, { workerId, isAgeOnly: false, ...judge }, rest);
     restored += outcome.restored + recovered.recovered;
     deadLetters += outcome.deadLetters + recovered.givenUp;
     // No progress: somebody else restores them, or the worker came back. Whoever is right goes on.
@@ -207,6 +220,8 @@ interface Holder {
   /** Whether the messages are not (only) this worker's, so that it is not forgotten. */
   readonly isAgeOnly: boolean;
   readonly leaseMs: number;
+  /** Who sends what follows the failure of messages that are given up for their crashes; null: none are. */
+  readonly source: FlowSource | null;
 }
 
 async function putBack(
@@ -217,29 +232,26 @@ async function putBack(
 ): Promise<Restored & { left: number }> {
   const lists: string[] = [];
   const entries: (string | number)[] = [];
-  for (const { tag, score, value } of held) {
+  const follows = await followsOf(redis, namespace, holder, held);
+  for (const [at, { tag, score, value }] of held.entries()) {
     const move = value === null ? { list: null, text: '' } : await wayBack(redis, value);
     let number = 0;
     if (move.list !== null) {
       number = lists.indexOf(move.list) + 1;
       if (number === 0) number = lists.push(move.list);
     }
-    entries.push(tag, score, number, move.text);
+    const actions = follows[at] ?? [];
+    entries.push(tag, score, number, move.text, actions.length);
+    for (const action of actions) entries.push(...actionArgs(action, namespace, 0));
   }
   const worker = workerKeys(namespace, holder.workerId);
+  const names = namespaceKeys(namespace);
   const reply = await script.run(
     redis,
-    [
-      ...holderKeys(namespace, holder.workerId),
-      worker.started,
-      namespaceKeys(namespace).crashes,
-      worker.direct,
-      ...lists,
-    ],
-    [holder.isAgeOnly ? '' : holder.workerId, holder.leaseMs, WORKER_DEAD_LETTERS, ...entries],
+    [...holderKeys(namespace, holder.workerId), worker.started, names.crashes, worker.direct, names.chords, ...lists],
+    [holder.isAgeOnly ? '' : holder.workerId, holder.leaseMs, WORKER_DEAD_LETTERS, RESULT_EXPIRES_SEC, ...entries],
   );
-  const [nowMs, restored, deadLetters, left, ...deadly] = listReply(script, reply);
-  await recordDeaths(redis, held, new Set(deadly.map((tag) => textReply(script, tag))), integerReply(script, nowMs));
+  const [, restored, deadLetters, left] = listReply(script, reply);
   return {
     restored: integerReply(script, restored),
     deadLetters: integerReply(script, deadLetters),
@@ -247,21 +259,31 @@ async function putBack(
   };
 }
 
-/** Stores for those who wait for a result that its message was given up. */
-async function recordDeaths(
+/** What happens if these messages are given up for their crashes, of those whose tasks had started. */
+async function followsOf(
   redis: Redis,
+  namespace: string,
+  { workerId, source }: Holder,
   held: readonly Held[],
-  deadly: ReadonlySet<string>,
-  nowMs: number,
-): Promise<void> {
-  if (deadly.size === 0) return;
+): Promise<readonly (readonly Action[])[]> {
+  if (source === null || held.length === 0) return [];
+  const { started } = workerKeys(namespace, workerId);
+  const [hasStarted, [seconds]] = await Promise.all([
+    redis.smismember(started, ...held.map(({ tag }) => tag)),
+    redis.time(),
+  ]);
+  const nowMs = Number(seconds) * 1_000;
   const lost = exceptionOf(new WorkerLostError('Worker exited prematurely, in each of the runs of this task.'));
-  const states = held.flatMap(({ tag, value }) => {
-    if (!deadly.has(tag) || value === null) return [];
-    const message = readMessage(redelivery(value).envelope);
-    return message.ignoreResult ? [] : [{ taskId: message.id, record: failureRecord(message, lost, null, nowMs) }];
+  return held.map(({ value }, at) => {
+    if (hasStarted[at] !== 1 || value === null) return [];
+    try {
+      const message = readMessage(redelivery(value).envelope);
+      return givenUp(message, lost, { nowMs, isStored: !message.ignoreResult }, source);
+    } catch {
+      // It cannot be read: putting it back says so.
+      return [];
+    }
   });
-  if (states.length > 0) await storeStates(redis, RESULT_EXPIRES_SEC, states);
 }
 
 /** The list that an unacked message goes back to and its new envelope; or null, and why it cannot go back. */

@@ -108,8 +108,8 @@ local own_actions = {
     if count_part(chords, state, expires, group_id, names, part, follow) then reply[#reply + 1] = number end
   end,
 
-  -- most crashes, list, envelope, `<key>\n<record>` of the result when it is given up
-  crashed = function(tag, _, most, list, envelope, result)
+  -- most crashes, list, envelope, ''. What else the entry says happens only when it was the last of them.
+  crashed = function(tag, _, most, list, envelope)
     local times = redis.call('HINCRBY', crashes, tag, 1)
     redis.call('EXPIRE', crashes, CRASHES_SEC)
     if times < tonumber(most) then
@@ -117,8 +117,6 @@ local own_actions = {
       return actions.push_message('RPUSH', list, envelope)
     end
     actions.keep_dead(list, 'its process died in each of ' .. times .. ' runs', envelope)
-    local key, record = string.match(result, '^([^\n]*)\n(.*)$')
-    if key then actions.by_kind.record(key, record) end
   end,
 }
 
@@ -147,11 +145,6 @@ while at <= #ARGV do
     actions.store(key, record)
     final[key] = is_success(record)
   end
-  if acts and run ~= '' then
-    local prefix, outcome, wish, id = string.match(run, '^([^\31]*)\31([^\31]*)\31([^\31]*)\31(.*)$')
-    runs[prefix] = runs[prefix] or {}
-    table.insert(runs[prefix], { id = id, tag = tag, outcome = outcome, wish = wish ~= '' and wish or nil })
-  end
   if acts then
     for action = first_action, at - 1, ACTION do
       local kind, first, second, third, fourth = unpack(ARGV, action, action + ACTION - 1)
@@ -161,7 +154,13 @@ while at <= #ARGV do
       else
         actions.by_kind[kind](first, second, third, fourth)
       end
+      if crashed[tag] then break end
     end
+  end
+  if acts and run ~= '' and not crashed[tag] then
+    local prefix, outcome, wish, id = string.match(run, '^([^\31]*)\31([^\31]*)\31([^\31]*)\31(.*)$')
+    runs[prefix] = runs[prefix] or {}
+    table.insert(runs[prefix], { id = id, tag = tag, outcome = outcome, wish = wish ~= '' and wish or nil })
   end
 end
 

@@ -38,15 +38,11 @@ export interface SettledRun {
 
 export type EntryAction =
   | Action
-  /** Its process died of the message: it is put back, or given up with `record` as its result when it was the `max`th time. */
-  | {
-      readonly kind: 'crashed';
-      readonly list: string;
-      readonly envelope: string;
-      readonly max: number;
-      readonly taskId: string;
-      readonly record: string;
-    };
+  /**
+   * Its process died of the message: it is put back, or given up when it was the `max`th time. Only then the actions behind this
+   * one happen, and the run ends.
+   */
+  | { readonly kind: 'crashed'; readonly list: string; readonly envelope: string; readonly max: number };
 
 export interface SettleRequest {
   readonly workerId: string;
@@ -112,6 +108,5 @@ function wishText(wish: SettledRun['wish']): string | number {
 
 function entryActionArgs(action: EntryAction, namespace: string, shards: number): readonly string[] {
   if (action.kind !== 'crashed') return actionArgs(action, namespace, shards);
-  const { max, list, envelope, taskId, record } = action;
-  return ['crashed', String(max), list, envelope, `${resultKey(taskId)}\n${record}`];
+  return ['crashed', String(action.max), action.list, action.envelope, ''];
 }

@@ -1,3 +1,4 @@
+import { type AsciiWriter, piece } from './ascii-writer.ts';
 import { asciiJsonString, type Json, toPythonJson } from './json.ts';
 import type { TaskMessage } from './message-reader.ts';
 import { shortRepr } from './repr.ts';
@@ -5,7 +6,7 @@ import { celeryTime } from './task-message.ts';
 
 /**
  * Celery's events on the wire (celery/events/dispatcher.py): JSON in a kombu envelope, published on a channel that is named
- * by database, exchange and type. A worker sends tens of thousands a second, so each is joined from text that is ready.
+ * by database, exchange and type. A worker sends tens of thousands a second, so they are written from pieces that are ready.
  */
 export const EVENT_EXCHANGE = 'celeryev';
 
@@ -31,68 +32,120 @@ export interface EventSender {
 }
 
 /** What each event of a sender begins with; its clock follows. */
-export function eventHead({ hostname, utcOffset, pid }: EventSender): string {
-  return `{"hostname": ${text(hostname)}, "utcoffset": ${utcOffset}, "pid": ${pid}, "clock": `;
+export function eventHead({ hostname, utcOffset, pid }: EventSender): Uint8Array {
+  return piece(`{"hostname": ${asciiJsonString(hostname)}, "utcoffset": ${utcOffset}, "pid": ${pid}, "clock": `);
 }
 
-/** One event: its sender, logical time, fields, time (s since epoch) and type. */
-export function eventText(head: string, clock: number, fields: string, timestamp: string, type: string): string {
-  return `${head}${clock}, ${fields}, "timestamp": ${timestamp}, "type": "${type}"}`;
+/** What each event of a type ends with; its time (s since epoch) comes before. */
+export function eventTail(type: string): Uint8Array {
+  return piece(`, "type": ${asciiJsonString(type)}}`);
 }
 
-/**
- * Base64 is made in parts of this many bytes, a multiple of 3: as one long string it would take six times as long, most of it
- * in the garbage collector.
- */
-const BASE64_PART = 24_576;
+const COMMA = piece(', ');
+const TIMESTAMP = piece(', "timestamp": ');
 
-/** The bytes of a kombu envelope around one event, or around a list of them, whose JSON is `body`. */
-export function eventEnvelope(message: {
-  readonly body: Buffer;
-  readonly hostname: string;
-  readonly routingKey: string;
-  readonly deliveryTag: string;
-}): Buffer {
-  const { body } = message;
-  const before = '{"body": "';
-  const after = `", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"hostname": ${text(message.hostname)}}, "properties": {"delivery_mode": 1, "delivery_info": {"exchange": "${EVENT_EXCHANGE}", "routing_key": ${text(message.routingKey)}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "${message.deliveryTag}"}}`;
-  const envelope = Buffer.allocUnsafe(before.length + Math.ceil(body.length / 3) * 4 + after.length);
-  let end = envelope.write(before, 0, 'latin1');
-  for (let start = 0; start < body.length; start += BASE64_PART)
-    end += envelope.write(body.toString('base64', start, start + BASE64_PART), end, 'latin1');
-  envelope.write(after, end, 'latin1');
-  return envelope;
+/** Begins an event of this sender and logical time; its fields follow. */
+export function beginEvent(to: AsciiWriter, head: Uint8Array, clock: number): void {
+  to.raw(head);
+  to.integer(clock);
+  to.raw(COMMA);
 }
 
-/** Fields of any event, as JSON writes them. Fields that every event has are left out. */
-export function customFields(id: string, fields: { readonly [key: string]: Json }): string {
-  const { hostname, utcoffset, pid, clock, timestamp, type, uuid, ...own } = fields;
-  const json = toPythonJson(own);
-  return json === '{}' ? taskFields(id) : `${taskFields(id)}, ${json.slice(1, -1)}`;
+/** Ends an event with its time, ms since epoch, and its type. */
+export function endEvent(to: AsciiWriter, nowMs: number, tail: Uint8Array): void {
+  to.raw(TIMESTAMP);
+  to.millionths(nowMs / 1_000);
+  to.raw(tail);
 }
+
+const ENVELOPE = piece('{"body": "');
+
+/** A kombu envelope around one event, or around a list of them, whose JSON is `body`. */
+export function writeEnvelope(
+  to: AsciiWriter,
+  message: {
+    readonly body: Buffer;
+    readonly hostname: string;
+    readonly routingKey: string;
+    readonly deliveryTag: string;
+  },
+): void {
+  to.raw(ENVELOPE);
+  to.base64(message.body);
+  to.ascii(
+    `", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"hostname": ${asciiJsonString(message.hostname)}}, "properties": {"delivery_mode": 1, "delivery_info": {"exchange": "${EVENT_EXCHANGE}", "routing_key": ${asciiJsonString(message.routingKey)}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "${message.deliveryTag}"}}`,
+  );
+}
+
+const UUID = piece('"uuid": ');
 
 /** Fields of an event that tells nothing but the task. */
-export function taskFields(id: string): string {
-  return `"uuid": ${text(id)}`;
+export function writeTask(to: AsciiWriter, id: string): void {
+  to.raw(UUID);
+  to.text(id);
 }
+
+/** Fields of a task's own as they stand behind its id. Those that every event has are left out. */
+export function customFields(fields: { readonly [key: string]: Json }): string {
+  const { hostname, utcoffset, pid, clock, timestamp, type, uuid, ...own } = fields;
+  const json = toPythonJson(own);
+  return json === '{}' ? '' : `, ${json.slice(1, -1)}`;
+}
+
+/** Fields of an event of a task's own; `fields` are what `customFields` made. */
+export function writeCustom(to: AsciiWriter, id: string, fields: string): void {
+  writeTask(to, id);
+  to.ascii(fields);
+}
+
+const NAME = piece(', "name": ');
+const ARGS = piece(', "args": ');
+const KWARGS = piece(', "kwargs": ');
+const ROOT = piece(', "root_id": ');
+const PARENT = piece(', "parent_id": ');
+const RETRIES = piece(', "retries": ');
+const NO_TIMES = piece(', "eta": null, "expires": null');
 
 /** Fields of `task-received`. */
-export function receivedFields(message: TaskMessage): string {
-  const { id, rootId, parentId, etaMs, expiresMs } = message;
-  const args = message.argsrepr ?? shortRepr(message.args);
-  const kwargs = message.kwargsrepr ?? shortRepr(message.kwargs);
-  return `"uuid": ${text(id)}, "name": ${text(message.shadow ?? message.task)}, "args": ${text(args)}, "kwargs": ${text(kwargs)}, "root_id": ${idOrNull(rootId)}, "parent_id": ${idOrNull(parentId)}, "retries": ${message.retries}, "eta": ${timeOrNull(etaMs)}, "expires": ${timeOrNull(expiresMs)}`;
+export function writeReceived(to: AsciiWriter, message: TaskMessage): void {
+  const { etaMs, expiresMs } = message;
+  writeTask(to, message.id);
+  to.raw(NAME);
+  to.text(message.shadow ?? message.task);
+  to.raw(ARGS);
+  to.text(message.argsrepr ?? shortRepr(message.args));
+  to.raw(KWARGS);
+  to.text(message.kwargsrepr ?? shortRepr(message.kwargs));
+  to.raw(ROOT);
+  to.textOrNull(message.rootId);
+  to.raw(PARENT);
+  to.textOrNull(message.parentId);
+  to.raw(RETRIES);
+  to.integer(message.retries);
+  if (etaMs === null && expiresMs === null) to.raw(NO_TIMES);
+  else to.ascii(`, "eta": ${timeOrNull(etaMs)}, "expires": ${timeOrNull(expiresMs)}`);
 }
 
-/** Fields of `task-succeeded`; `runtime` in s. */
-export function succeededFields(id: string, resultRepr: string, runtime: number): string {
-  return `"uuid": ${text(id)}, "result": ${text(resultRepr)}, "runtime": ${float(runtime)}`;
+const RESULT = piece(', "result": ');
+const RUNTIME = piece(', "runtime": ');
+
+/** Fields of `task-succeeded`; `runtimeSec` in s. */
+export function writeSucceeded(to: AsciiWriter, id: string, resultRepr: string, runtimeSec: number): void {
+  writeTask(to, id);
+  to.raw(RESULT);
+  to.text(resultRepr);
+  to.raw(RUNTIME);
+  to.millionths(runtimeSec);
 }
 
 /** Fields of `task-failed` and `task-retried`. */
-export function failedFields(id: string, exceptionRepr: string, traceback: string | null): string {
-  const fields = `"uuid": ${text(id)}, "exception": ${text(exceptionRepr)}`;
-  return traceback === null ? fields : `${fields}, "traceback": ${text(traceback)}`;
+export function writeFailed(to: AsciiWriter, id: string, exceptionRepr: string, traceback: string | null): void {
+  writeTask(to, id);
+  to.ascii(', "exception": ');
+  to.text(exceptionRepr);
+  if (traceback === null) return;
+  to.ascii(', "traceback": ');
+  to.text(traceback);
 }
 
 /** How a task came to be revoked. */
@@ -105,13 +158,15 @@ export interface Revocation {
 }
 
 /** Fields of `task-revoked`. */
-export function revokedFields(id: string, { terminated, signum, expired }: Revocation): string {
-  return `"uuid": ${text(id)}, "terminated": ${terminated}, "signum": ${signum}, "expired": ${expired}`;
+export function writeRevoked(to: AsciiWriter, id: string, { terminated, signum, expired }: Revocation): void {
+  writeTask(to, id);
+  to.ascii(`, "terminated": ${terminated}, "signum": ${signum}, "expired": ${expired}`);
 }
 
 /** Fields of `task-rejected`. */
-export function rejectedFields(id: string, requeue: boolean): string {
-  return `"uuid": ${text(id)}, "requeue": ${requeue}`;
+export function writeRejected(to: AsciiWriter, id: string, requeue: boolean): void {
+  writeTask(to, id);
+  to.ascii(`, "requeue": ${requeue}`);
 }
 
 /** What a worker tells of itself in `worker-online`, `-heartbeat` and `-offline`. */
@@ -132,22 +187,18 @@ export interface Software {
 }
 
 /** Fields of a worker's own events. `freq` is after how many s the next one follows. `state` null: it tells only who it is. */
-export function workerFields(freq: number, state: WorkerState | null, { name, version, system }: Software): string {
-  const software = `"sw_ident": ${text(name)}, "sw_ver": ${text(version)}, "sw_sys": ${text(system)}`;
-  if (state === null) return `"freq": ${freq}, ${software}`;
-  const { active, processed, loadAverage } = state;
-  return `"freq": ${float(freq)}, "active": ${active}, "processed": ${processed}, "loadavg": [${loadAverage.map(hundredths).join(', ')}], ${software}`;
-}
-
-const PLAIN = /^[\x20\x21\x23-\x5b\x5d-\x7e]*$/;
-
-/** A JSON string in ASCII. Most hold nothing that would have to be written differently, and are found out fast. */
-function text(value: string): string {
-  return PLAIN.test(value) ? `"${value}"` : asciiJsonString(value);
-}
-
-function idOrNull(id: string | null): string {
-  return id === null ? 'null' : text(id);
+export function writeWorker(to: AsciiWriter, freq: number, state: WorkerState | null, software: Software): void {
+  if (state === null) {
+    to.ascii(`"freq": ${freq}`);
+  } else {
+    const load = state.loadAverage.map(hundredths).join(', ');
+    to.ascii(
+      `"freq": ${float(freq)}, "active": ${state.active}, "processed": ${state.processed}, "loadavg": [${load}]`,
+    );
+  }
+  const { name, version, system } = software;
+  const [ident, number, uname] = [name, version, system].map(asciiJsonString);
+  to.ascii(`, "sw_ident": ${ident}, "sw_ver": ${number}, "sw_sys": ${uname}`);
 }
 
 function timeOrNull(atMs: number | null): string {

@@ -340,6 +340,17 @@ function reviveTyped(value: unknown, typed: (type: unknown, value: unknown) => u
   return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, reviveTyped(member, typed)]));
 }
 
+/** A value that JSON holds, with the typed values in it read as those of args are; what is of no known type stays as it is. */
+export function typedValues(value: unknown): unknown {
+  return reviveTyped(value, (type, inner) => {
+    try {
+      return typedValue(type, inner);
+    } catch {
+      return { __type__: type, __value__: inner };
+    }
+  });
+}
+
 /** kombu/utils/json.py: what a producer of newer Celery means by `{"__type__": …, "__value__": …}`. */
 function typedValue(type: unknown, value: unknown): unknown {
   switch (type) {

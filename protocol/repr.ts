@@ -1,5 +1,6 @@
 import { isLosslessNumber } from 'lossless-json';
 import { pythonRepr } from './json.ts';
+import type { ExceptionRecord } from './result.ts';
 import { celeryTime } from './task-message.ts';
 
 /** Celery shows at most this much of a result (celery/app/task.py, resultrepr_maxsize), characters. */
@@ -16,6 +17,11 @@ export function shortRepr(value: unknown, maxLength = RESULT_REPR_LENGTH): strin
   const writer = { text: '', room: maxLength };
   write(writer, value, 0);
   return writer.text.length <= maxLength ? writer.text : `${writer.text.slice(0, maxLength - 3)}...`;
+}
+
+/** As Python's `repr()` writes an exception. */
+export function exceptionRepr({ type, args }: ExceptionRecord): string {
+  return `${type}(${args.map(pythonRepr).join(', ')})`;
 }
 
 interface Writer {

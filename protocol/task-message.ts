@@ -3,6 +3,8 @@ import { argsRepr, type Json, kwargsRepr, toPythonJson } from './json.ts';
 /** A task to be sent once, now or later. */
 export interface TaskToSend {
   readonly id: string;
+  /** The task that sends it, and the first one of its workflow; null: none. */
+  readonly parent: { readonly id: string; readonly rootId: string } | null;
   readonly task: string;
   readonly args: readonly Json[];
   readonly kwargs: { readonly [key: string]: Json };
@@ -30,7 +32,7 @@ export interface TaskToSend {
 
 /** The kombu envelope that Celery's `apply_async` writes for this task (celery/app/amqp.py as_task_v2). */
 export function taskEnvelope(task: TaskToSend): string {
-  const { id, args, kwargs, expires } = task;
+  const { id, parent, args, kwargs, expires } = task;
   const embed = { callbacks: null, errbacks: null, chain: null, chord: null };
   return toPythonJson({
     body: Buffer.from(toPythonJson([args, kwargs, embed])).toString('base64'),
@@ -47,8 +49,8 @@ export function taskEnvelope(task: TaskToSend): string {
       group_index: null,
       retries: 0,
       timelimit: [task.timeLimit, task.softTimeLimit],
-      root_id: id,
-      parent_id: null,
+      root_id: parent?.rootId ?? id,
+      parent_id: parent?.id ?? null,
       argsrepr: argsRepr(args),
       kwargsrepr: kwargsRepr(kwargs),
       origin: task.origin,

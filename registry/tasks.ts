@@ -14,6 +14,7 @@ import { parseInstant } from '../schedule/instant.ts';
 import type { TaskSpec } from '../schedule/task-spec.ts';
 import { QueueBindings } from './bindings.ts';
 import type { Namespace } from './namespace.ts';
+import type { ParentTask } from './workflows.ts';
 
 /** s that the record of a revoked task is kept: Celery's default for all results. */
 const RESULT_EXPIRES_SEC = 86_400;
@@ -35,6 +36,8 @@ export interface TaskOfRequest {
   readonly task: TaskSpec;
   /** Which of its request's tasks it is, from 0. */
   readonly position: number;
+  /** The task that sends it; absent or null: none. */
+  readonly parent?: ParentTask | null;
 }
 
 export interface Sent {
@@ -177,7 +180,7 @@ interface Sender {
   readonly replyTo: string;
 }
 
-function messageOf({ task: spec, position }: TaskOfRequest, sender: Sender): Message {
+function messageOf({ task: spec, position, parent = null }: TaskOfRequest, sender: Sender): Message {
   const { namespace, requestId, nowMs, replyTo } = sender;
   const { queue, options } = spec;
   // A repetition of the request must mean the same task.
@@ -189,6 +192,7 @@ function messageOf({ task: spec, position }: TaskOfRequest, sender: Sender): Mes
   const priority = options.priority ?? 0;
   const envelope = taskEnvelope({
     id: taskId,
+    parent,
     task: spec.task,
     args: spec.args,
     kwargs: spec.kwargs,

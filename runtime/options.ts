@@ -10,6 +10,8 @@ export interface OptionSpec<T> {
   /** Least and greatest value of a number. */
   readonly min?: number;
   readonly max?: number;
+  /** Fractions are refused. */
+  readonly whole?: boolean;
   /** The typed value of what the user wrote; throws an Error that says what is allowed. */
   parse(text: string, previous: T): T;
 }

@@ -14,7 +14,7 @@ const { listErrors } = await load('protocol/errors.js');
 const { optionName, variableName } = await load('runtime/options.js');
 const { COMMON_OPTIONS } = await load('runtime/common-options.js');
 const { BEAT_OPTIONS, NAMESPACE_OPTIONS } = await load('scheduler/config.js');
-const { WORKER_OPTIONS } = await load('worker/config.js');
+const { WORKER_OPTIONS } = await load('worker/options.js');
 const { DEV_OPTIONS } = await load('cli/dev.js');
 const { API_OPTIONS } = await load('cli/api-client.js');
 

@@ -1,4 +1,5 @@
 import { type RegisteredTask, type TaskContext, tasks } from '../client/task.ts';
+import { newIds } from '../lua/flow-source.ts';
 import { freeze, resultTuple } from '../protocol/canvas-freeze.ts';
 import type { Json } from '../protocol/json.ts';
 import type { Value } from '../protocol/message-reader.ts';
@@ -13,7 +14,6 @@ import {
   textOption,
   writeSignature,
 } from '../protocol/signature.ts';
-import { newIds } from './flow-source.ts';
 
 /** Names and behaviour of Celery's own tasks (celery/app/builtins.py), by which its canvas relies on every worker. */
 const BUILTIN: Readonly<Record<string, RegisteredTask['run']>> = {

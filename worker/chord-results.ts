@@ -1,6 +1,9 @@
 import type { Action } from '../lua/actions.ts';
+import type { FlowSource } from '../lua/flow-source.ts';
+import { type ChordFollow, errbackActions, failedChain, failedTask, type TaskFailure } from '../lua/task-failure.ts';
 import { freeze } from '../protocol/canvas-freeze.ts';
-import { type Json, parseJson, pythonRepr } from '../protocol/json.ts';
+import { type Json, parseJson } from '../protocol/json.ts';
+import { exceptionRepr } from '../protocol/repr.ts';
 import type { ExceptionRecord } from '../protocol/result.ts';
 import {
   isJsonObject as isObject,
@@ -10,8 +13,6 @@ import {
   type Signature,
   textOption,
 } from '../protocol/signature.ts';
-import type { FlowSource } from './flow-source.ts';
-import { type ChordFollow, errbackActions, failedChain, failedTask, type TaskFailure } from './workflow.ts';
 
 /** How one member of a chord's header ended. */
 export interface Member {
@@ -123,11 +124,6 @@ function readException(value: Json): ExceptionRecord {
     module: typeof module === 'string' ? module : 'builtins',
     args: Array.isArray(message) ? message : [message],
   };
-}
-
-/** Python's repr of an exception: `ValueError('bang')`. */
-function exceptionRepr({ type, args }: ExceptionRecord): string {
-  return `${type}(${args.map(pythonRepr).join(', ')})`;
 }
 
 /**

@@ -2,7 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { type Action, actionsOf, groupKey } from '../lua/actions.ts';
 import { finishChord } from '../lua/finish-chord.ts';
+import type { FlowSource } from '../lua/flow-source.ts';
 import { namespaceKeys, resultKey } from '../lua/keys.ts';
+import type { ChordFollow } from '../lua/task-failure.ts';
 import { applySignature } from '../protocol/canvas-apply.ts';
 import { messageOf } from '../protocol/errors.ts';
 import { type Json, parseJson } from '../protocol/json.ts';
@@ -20,8 +22,6 @@ import {
   readMemberRecord,
   resultsOf,
 } from './chord-results.ts';
-import type { FlowSource } from './flow-source.ts';
-import type { ChordFollow } from './workflow.ts';
 
 /** How long a body waits for results that its header has not stored yet, ms: Celery's result_chord_join_timeout. */
 const JOIN_MS = 3_000;

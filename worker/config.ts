@@ -1,160 +1,14 @@
 import { availableParallelism, hostname as machineName } from 'node:os';
-import { InvalidArgumentError } from 'commander';
-import { KOMBU } from '../lua/keys.ts';
-import { flag, integer, list, number, type OptionSpec, oneOf, text } from '../runtime/options.ts';
+import { COMMON_OPTIONS } from '../runtime/common-options.ts';
+import { checkWorkerOptions, inProgram, type Spelling } from './check-options.ts';
+import { type Autoscale, WORKER_OPTIONS } from './options.ts';
 import type { PoolKind } from './pools/pool.ts';
-
-const POOLS: readonly PoolKind[] = ['async', 'solo', 'threads', 'processes'];
 
 const DEFAULT_CONCURRENCY = 100;
 
-const MAX_SIZE = 100_000;
-
-/** For how long slots must have been idle before they go, s; Celery's variable (celery/worker/autoscale.py). */
 const AUTOSCALE_KEEPALIVE_SEC = 30;
-
-/** Least and most slots of a pool that grows and shrinks by itself. */
-export interface Autoscale {
-  readonly max: number;
-  readonly min: number;
-}
-
-/** As Celery reads it: the order does not matter, and one number is the most. */
-const autoscale: OptionSpec<Autoscale | null> = {
-  placeholder: 'MAX,MIN',
-  default: null,
-  doc: 'let the pool grow and shrink with the work, within these sizes, in place of --concurrency',
-  parse(value) {
-    const sizes = value.split(',').map((part) => (/^\d{1,6}$/.test(part.trim()) ? Number(part) : Number.NaN));
-    const max = Math.max(...sizes);
-    if (sizes.length > 2 || !(max >= 1 && max <= MAX_SIZE)) {
-      throw new InvalidArgumentError(`Expected two whole numbers, the greater from 1 to ${MAX_SIZE}, got "${value}".`);
-    }
-    return { max, min: sizes.length === 1 ? 0 : Math.min(...sizes) };
-  },
-};
-
-const queues: OptionSpec<readonly string[]> = {
-  ...list({ short: '-Q', default: ['celery'], placeholder: 'NAME,…', doc: 'queues to take messages from' }),
-  parse(value, previous) {
-    const names = list({ default: queues.default, doc: queues.doc }).parse(value, previous);
-    if (names.length === 0) throw new InvalidArgumentError('Name at least one queue.');
-    for (const name of names) {
-      const reason = whyNotAQueue(name);
-      if (reason !== null) throw new InvalidArgumentError(`"${name}" is no queue name: ${reason}.`);
-    }
-    return [...new Set(names)];
-  },
-};
-
-/** Options of `ringbeat worker`, beside those of every process. */
-export const WORKER_OPTIONS = {
-  tasks: list({
-    default: [],
-    placeholder: 'FILE,…',
-    doc: 'modules that define tasks: .js, .mjs, .cjs, or .ts where Node can load it',
-  }),
-  queues,
-  concurrency: integer<number | null>({
-    short: '-c',
-    default: null,
-    min: 1,
-    max: MAX_SIZE,
-    doc: 'tasks that run at once (default: 100; pools threads and processes: the number of cores; solo: 1)',
-  }),
-  pool: oneOf(POOLS, { default: 'async', doc: 'how tasks are run' }),
-  autoscale,
-  maxTasksPerChild: integer<number | null>({
-    default: null,
-    min: 1,
-    max: 1_000_000_000,
-    doc: 'tasks after which a process of --pool processes is replaced (default: never)',
-  }),
-  maxMemoryPerChild: integer<number | null>({
-    default: null,
-    min: 1,
-    max: 1_000_000_000,
-    doc: 'KiB of memory after which a process of --pool processes is replaced once its task has ended (default: any)',
-  }),
-  prefetch: integer<number | null>({
-    default: null,
-    min: 1,
-    max: 1_000_000,
-    doc: 'most unacknowledged messages (default: 4 x concurrency)',
-  }),
-  hostname: text({
-    short: '-n',
-    default: 'ringbeat@%h',
-    placeholder: 'NAME@HOST',
-    doc: "the worker's name; %h is the host name, %n its first part, %d the rest",
-  }),
-  excludeQueues: list({ short: '-X', default: [], placeholder: 'NAME,…', doc: 'queues of --queues to leave out' }),
-  defaultQueue: text({
-    default: 'celery',
-    placeholder: 'NAME',
-    doc: 'queue for tasks of workflows that name none',
-  }),
-  acksLate: flag({ doc: 'acknowledge messages after their tasks have ended, where a task does not say otherwise' }),
-  trackStarted: flag({ doc: 'store the state STARTED when a task starts, where a task does not say otherwise' }),
-  softTimeLimit: number<number | null>({
-    default: null,
-    min: 0.001,
-    max: 315_360_000,
-    doc: "seconds after which a task's signal is aborted, where neither task nor message says otherwise (default: never)",
-  }),
-  timeLimit: number<number | null>({
-    default: null,
-    min: 0.001,
-    max: 315_360_000,
-    doc: 'seconds after which a task is ended, where neither task nor message says otherwise (default: never)',
-  }),
-  maxCrashes: integer({
-    default: 3,
-    min: 1,
-    max: 1_000,
-    doc: 'times that a late-acknowledged message may have killed its process before it goes to the dead letters',
-  }),
-  resultExtended: flag({ doc: 'store name, arguments, worker, retries and queue of a task with its result' }),
-  resultExpires: integer({
-    default: 86_400,
-    min: 0,
-    max: 315_360_000,
-    doc: 'seconds for which results are kept; 0: for ever',
-  }),
-  visibilityTimeout: number({
-    default: 3_600,
-    min: 1,
-    max: 315_360_000,
-    doc: 'seconds after which an unacknowledged message counts as lost',
-  }),
-  taskEvents: flag({ short: '-E', doc: 'send events of tasks, for flower and `celery events`' }),
-  heartbeatInterval: number({
-    default: 2,
-    min: 0.1,
-    max: 3_600,
-    doc: 'seconds between two heartbeats that monitors hear',
-  }),
-  withoutHeartbeat: flag({ doc: 'tell monitors nothing of the worker itself' }),
-  pidfile: text<string | null>({
-    default: null,
-    placeholder: 'FILE',
-    doc: 'write the process id here; refuse to start where another process that lives has done so',
-  }),
-  stateDb: text<string | null>({
-    default: null,
-    placeholder: 'FILE',
-    doc: "remember what was revoked across restarts, in this file of the worker's own; %n, %h and %d are the parts of its name",
-  }),
-  withoutMingle: flag({ doc: 'do not ask the other workers at the start what was revoked' }),
-  withoutGossip: flag({ doc: 'do not listen to what the other workers tell of themselves' }),
-  metricsPort: integer<number | null>({
-    default: null,
-    min: 0,
-    max: 65_535,
-    doc: 'serve /metrics here; 0: any free port (default: nowhere)',
-  }),
-  metricsHost: text({ default: '127.0.0.1', placeholder: 'HOST', doc: 'address on which /metrics is served' }),
-};
+const MIN_KEEPALIVE_SEC = 0.1;
+const MAX_KEEPALIVE_SEC = 86_400;
 
 /** What a worker needs to know to run; every default is filled in. */
 export interface WorkerConfig {
@@ -166,7 +20,7 @@ export interface WorkerConfig {
   readonly concurrency: number;
   readonly autoscale: Autoscale | null;
   readonly autoscaleKeepaliveMs: number;
-  /** Modules that define tasks, for children of the pool to load. */
+  /** Modules that define tasks: loaded at the start, here and in children of the pool. */
   readonly tasks: readonly string[];
   /** null: any number. */
   readonly maxTasksPerChild: number | null;
@@ -203,7 +57,7 @@ export interface WorkerOptions {
   readonly pool?: PoolKind;
   readonly concurrency?: number | null;
   readonly autoscale?: Autoscale | null;
-  /** Modules that define tasks. Pools threads and processes need them: each child loads them anew. */
+  /** Modules that define tasks, loaded at the start. Pools threads and processes need them: each child loads them anew. */
   readonly tasks?: readonly string[];
   readonly maxTasksPerChild?: number | null;
   /** KiB. */
@@ -235,54 +89,44 @@ export interface WorkerOptions {
   readonly withoutGossip?: boolean;
 }
 
-/** Throws RangeError or TypeError for what makes no sense. */
-export function workerConfig(options: WorkerOptions): WorkerConfig {
-  const pool = options.pool ?? WORKER_OPTIONS.pool.default;
-  const files = options.tasks ?? [];
-  const hasChildren = pool === 'threads' || pool === 'processes';
-  if (hasChildren && files.length === 0) {
-    throw new TypeError(`Pool ${pool} needs the modules that define the tasks, for its children to load: give tasks.`);
-  }
+/**
+ * Throws TypeError or RangeError for what makes no sense or would have no effect, BAD_NAMESPACE for a namespace that cannot
+ * be; `spell` is what their texts call the options.
+ */
+export function workerConfig(options: WorkerOptions, spell: Spelling = inProgram): WorkerConfig {
+  checkWorkerOptions(options, spell);
   const excluded = new Set(options.excludeQueues);
-  const names = [...new Set(options.queues ?? queues.default)].filter((name) => !excluded.has(name));
-  if (names.length === 0) throw new TypeError('A worker needs at least one queue.');
-  for (const name of names) {
-    const reason = whyNotAQueue(name);
-    if (reason !== null) throw new TypeError(`"${name}" is no queue name: ${reason}.`);
+  const queues = [...new Set(options.queues ?? WORKER_OPTIONS.queues.default)].filter((name) => !excluded.has(name));
+  if (queues.length === 0) {
+    throw new TypeError(
+      `A worker needs at least one queue: name one in ${spell('queues')} that ${spell('excludeQueues')} does not leave out.`,
+    );
   }
-  const scale = pool === 'solo' ? null : (options.autoscale ?? null);
-  const concurrency = concurrencyOf(pool, scale, options.concurrency ?? null);
-  const prefetch = options.prefetch ?? null;
-  const visibilityTimeout = options.visibilityTimeout ?? WORKER_OPTIONS.visibilityTimeout.default;
-  for (const [name, value] of Object.entries({ concurrency, prefetch, visibilityTimeout })) {
-    if (value !== null && !(value >= 1)) throw new RangeError(`${name} must be at least 1, got ${value}.`);
-  }
-  const defaultQueue = options.defaultQueue ?? WORKER_OPTIONS.defaultQueue.default;
-  const whyNot = whyNotAQueue(defaultQueue);
-  if (whyNot !== null) throw new TypeError(`"${defaultQueue}" is no queue name: ${whyNot}.`);
+  const pool = options.pool ?? WORKER_OPTIONS.pool.default;
+  const scale = options.autoscale ?? null;
   const hostname = nodeName(options.hostname ?? WORKER_OPTIONS.hostname.default, machineName());
   return {
     redis: options.redis,
-    namespace: options.namespace ?? 'rb',
-    queues: names,
+    namespace: options.namespace ?? COMMON_OPTIONS.namespace.default,
+    queues,
     pool,
-    concurrency: Math.trunc(concurrency),
+    concurrency: concurrencyOf(pool, scale, options.concurrency ?? null),
     autoscale: scale,
-    autoscaleKeepaliveMs: Number(process.env.AUTOSCALE_KEEPALIVE ?? AUTOSCALE_KEEPALIVE_SEC) * 1_000,
-    tasks: files,
+    autoscaleKeepaliveMs: scale === null ? AUTOSCALE_KEEPALIVE_SEC * 1_000 : autoscaleKeepaliveMs(),
+    tasks: options.tasks ?? WORKER_OPTIONS.tasks.default,
     maxTasksPerChild: options.maxTasksPerChild ?? null,
     maxMemoryKib: options.maxMemoryPerChild ?? null,
-    prefetch: prefetch === null ? null : Math.trunc(prefetch),
+    prefetch: options.prefetch ?? null,
     hostname,
     acksLate: options.acksLate ?? false,
     trackStarted: options.trackStarted ?? false,
     softTimeLimitSec: options.softTimeLimit ?? null,
     timeLimitSec: options.timeLimit ?? null,
     maxCrashes: options.maxCrashes ?? WORKER_OPTIONS.maxCrashes.default,
-    defaultQueue,
+    defaultQueue: options.defaultQueue ?? WORKER_OPTIONS.defaultQueue.default,
     resultExtended: options.resultExtended ?? false,
-    resultExpiresSec: Math.trunc(options.resultExpires ?? WORKER_OPTIONS.resultExpires.default),
-    visibilityMs: Math.round(visibilityTimeout * 1_000),
+    resultExpiresSec: options.resultExpires ?? WORKER_OPTIONS.resultExpires.default,
+    visibilityMs: Math.round((options.visibilityTimeout ?? WORKER_OPTIONS.visibilityTimeout.default) * 1_000),
     stateDb: options.stateDb == null ? null : fileName(options.stateDb, hostname),
     mingle: options.withoutMingle !== true,
     gossip: options.withoutGossip !== true,
@@ -291,6 +135,17 @@ export function workerConfig(options: WorkerOptions): WorkerConfig {
       ? null
       : (options.heartbeatInterval ?? WORKER_OPTIONS.heartbeatInterval.default),
   };
+}
+
+/** For how long slots must have been idle before they go; Celery's variable (celery/worker/autoscale.py). */
+function autoscaleKeepaliveMs(): number {
+  const text = process.env.AUTOSCALE_KEEPALIVE ?? '';
+  const seconds = text === '' ? AUTOSCALE_KEEPALIVE_SEC : Number(text);
+  if (seconds >= MIN_KEEPALIVE_SEC && seconds <= MAX_KEEPALIVE_SEC) return seconds * 1_000;
+  throw new RangeError(
+    `AUTOSCALE_KEEPALIVE in the environment must be a number of seconds from ${MIN_KEEPALIVE_SEC} to ${MAX_KEEPALIVE_SEC}, ` +
+      `got "${text}". Correct it, or unset it for ${AUTOSCALE_KEEPALIVE_SEC} s.`,
+  );
 }
 
 function concurrencyOf(pool: PoolKind, scale: Autoscale | null, concurrency: number | null): number {
@@ -313,12 +168,4 @@ function fileName(pattern: string, hostname: string): string {
   const domain = host.split('.').slice(1).join('.');
   const parts: Readonly<Record<string, string>> = { n: name, h: host, d: domain, '%': '%' };
   return pattern.replace(/%([nhd%])/g, (whole, letter: string) => parts[letter] ?? whole);
-}
-
-/** Why a name cannot be that of a queue; null when it can. */
-export function whyNotAQueue(name: string): string | null {
-  if (name === '' || Buffer.byteLength(name) > 200) return 'it must have 1 to 200 bytes';
-  if (name.includes(KOMBU.separator)) return 'it contains the separator of priorities';
-  if (/["\\\x00-\x1f]/.test(name)) return 'it contains a quote, a backslash or a control character';
-  return null;
 }

@@ -1,3 +1,7 @@
+import type { Signature } from '../client/canvas.ts';
+import type { TaskHandle } from '../client/client.ts';
+import { type SendingTask, within } from '../client/current-task.ts';
+import type { TaskSender } from '../client/default-client.ts';
 import type { RetryOptions, SignatureLike, TaskContext, TaskLogger, TaskLoop, TaskOptions } from '../client/task.ts';
 import { argsRepr, type Json, pythonRepr } from '../protocol/json.ts';
 import { type LoopWish, loopDelayMs } from '../protocol/loop.ts';
@@ -29,7 +33,7 @@ const MAX_RETRIES = 3;
 const RETRY_DELAY_SEC = 180;
 
 /** The `ctx` of one run of a task. */
-export class Context implements TaskContext {
+export class Context implements TaskContext, SendingTask {
   readonly #message: TaskMessage;
   readonly #options: TaskOptions;
   readonly #cancellation: Cancellation;
@@ -38,6 +42,8 @@ export class Context implements TaskContext {
   wish: LoopWish | null = null;
   /** What it sends as it succeeds. */
   sends: SignatureToSend[] | null = null;
+  /** Tuple forms of what it has sent. */
+  children: Json[] | null = null;
   kwargs: { readonly [key: string]: Value };
   #logger: TaskLogger | null = null;
   /** As its last retry said; undefined: it said nothing. */
@@ -154,6 +160,15 @@ export class Context implements TaskContext {
 
   replace(signature: SignatureLike): never {
     throw new Replaced(jsonValue(signature));
+  }
+
+  send<Result>(signature: Signature<[], Result>, client?: TaskSender): Promise<TaskHandle<Result>> {
+    return within(this, () => signature.applyAsync([], client === undefined ? {} : { client }));
+  }
+
+  addChildren(children: readonly Json[]): void {
+    this.children ??= [];
+    this.children.push(...children);
   }
 
   sendOnSuccess(signature: SignatureLike): void {

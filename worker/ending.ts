@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import type { Action } from '../lua/actions.ts';
+import type { FlowSource } from '../lua/flow-source.ts';
 import { listQueue, queueList } from '../lua/keys.ts';
 import { redelivered } from '../lua/restore.ts';
 import type { EntryAction, Settlement } from '../lua/settle.ts';
+import { followFailure, givenUp } from '../lua/task-failure.ts';
 import { uuidOf } from '../protocol/message.ts';
 import { NO_WORKFLOW, type TaskMessage } from '../protocol/message-reader.ts';
 import {
@@ -19,16 +21,8 @@ import { retryEnvelope } from '../protocol/retry-message.ts';
 import { Reject, TaskRevokedError, WorkerLostError } from '../protocol/task-errors.ts';
 import type { WorkerConfig } from './config.ts';
 import { type Delivery, endedRun } from './delivery.ts';
-import type { FlowSource } from './flow-source.ts';
 import { failureOf, type Outcome } from './outcome.ts';
-import {
-  type Follow,
-  followFailure,
-  followReplacement,
-  followRevoked,
-  followSuccess,
-  sendSignature,
-} from './workflow.ts';
+import { type Follow, followReplacement, followRevoked, followSuccess, sendSignature } from './workflow.ts';
 
 type RetryOutcome = Extract<Outcome, { readonly state: 'retry' }>;
 type Park = Extract<Action, { readonly kind: 'park' }>;
@@ -47,13 +41,12 @@ export function endingOptions(config: WorkerConfig): EndingOptions {
   return {
     maxCrashes: config.maxCrashes,
     extendedAs: config.resultExtended ? config.hostname : null,
-    source: {
-      origin: config.hostname,
-      replyTo: uuidOf(`ringbeat:${config.namespace}`),
-      defaultQueue: config.defaultQueue,
-      newId: randomUUID,
-    },
+    source: flowSource(config),
   };
+}
+
+export function flowSource({ hostname, namespace, defaultQueue }: WorkerConfig): FlowSource {
+  return { origin: hostname, replyTo: uuidOf(`ringbeat:${namespace}`), defaultQueue, newId: randomUUID };
 }
 
 export interface Ending {
@@ -125,17 +118,21 @@ function followOf(delivery: Delivery, outcome: Outcome, nowMs: number, source: F
         ? NO_FOLLOW
         : followReplacement(message, outcome.replacement, nowMs, source);
     case 'failure':
-      return followFailure(message, outcome, { nowMs, isStored: hasRecord(delivery, outcome) }, source);
+      return failed(followFailure(message, outcome, { nowMs, isStored: hasRecord(delivery, outcome) }, source));
     case 'rejected': {
       if (outcome.requeue) return NO_FOLLOW;
       const moment = { nowMs, isStored: hasRecord(delivery, outcome) };
-      return followFailure(message, rejection(outcome.reason), moment, source);
+      return failed(followFailure(message, rejection(outcome.reason), moment, source));
     }
     case 'revoked':
       return followRevoked(message, exceptionOf(new TaskRevokedError(outcome.reason)));
     default:
       return NO_FOLLOW;
   }
+}
+
+function failed(actions: readonly Action[]): Follow {
+  return { actions, children: [] };
 }
 
 /** A task that refused its message never runs again, and has failed therefore: as of Celery 5.7 (celery/worker/request.py). */
@@ -171,19 +168,21 @@ function retryOf(
 
 /** What else happens: what follows, or a message that is put back. */
 function actionsOf(
-  { envelope, list, message }: Delivery,
+  delivery: Delivery,
   outcome: Outcome,
   { isAcked, nowMs }: Moment,
-  { maxCrashes }: EndingOptions,
+  { maxCrashes, source }: EndingOptions,
   follow: Follow,
 ): readonly EntryAction[] {
+  const { envelope, list, message } = delivery;
   switch (outcome.state) {
     case 'rejected':
       // What was acknowledged before it ran is no longer there to be put back.
       return outcome.requeue && !isAcked ? [{ kind: 'push', list, envelope: redelivered(envelope) }] : follow.actions;
     case 'lost': {
-      const record = failureRecord(message, exceptionOf(new WorkerLostError(outcome.reason)), null, nowMs);
-      return [{ kind: 'crashed', list, envelope: redelivered(envelope), max: maxCrashes, taskId: message.id, record }];
+      const crashed = { kind: 'crashed', list, envelope: redelivered(envelope), max: maxCrashes } as const;
+      const lost = exceptionOf(new WorkerLostError(outcome.reason));
+      return [crashed, ...givenUp(message, lost, { nowMs, isStored: wantsResult(delivery) }, source)];
     }
     default:
       return follow.actions;
@@ -191,16 +190,20 @@ function actionsOf(
 }
 
 function runOf(delivery: Delivery, outcome: Outcome): Settlement['run'] {
-  if (outcome.state === 'lost' || outcome.state === 'retry') return null;
+  if (outcome.state === 'retry') return null;
   if (outcome.state === 'rejected' && outcome.requeue) return null;
   return outcome.state === 'success'
     ? endedRun(delivery.message, 'success', outcome.wish)
     : endedRun(delivery.message, 'failure', null);
 }
 
-function hasRecord({ message, task }: Delivery, outcome: Outcome): boolean {
+function hasRecord(delivery: Delivery, outcome: Outcome): boolean {
   if (outcome.state === 'ignored' || outcome.state === 'lost') return false;
   if (outcome.state === 'rejected' && outcome.requeue) return false;
+  return wantsResult(delivery);
+}
+
+function wantsResult({ message, task }: Delivery): boolean {
   return !message.ignoreResult && task.options.ignoreResult !== true;
 }
 

@@ -1,25 +1,29 @@
 import { randomUUID } from 'node:crypto';
 import { type as operatingSystem } from 'node:os';
 import type { Redis } from 'ioredis';
+import { AsciiWriter, piece } from '../protocol/ascii-writer.ts';
 import type { LogicalClock } from '../protocol/control-message.ts';
 import {
+  beginEvent,
   customFields,
+  endEvent,
   eventChannel,
-  eventEnvelope,
   eventHead,
   eventRoutingKey,
-  eventText,
-  failedFields,
+  eventTail,
   type Revocation,
-  receivedFields,
-  rejectedFields,
-  revokedFields,
   type Software,
-  succeededFields,
   TASK_BATCH,
-  taskFields,
   type WorkerState,
-  workerFields,
+  writeCustom,
+  writeEnvelope,
+  writeFailed,
+  writeReceived,
+  writeRejected,
+  writeRevoked,
+  writeSucceeded,
+  writeTask,
+  writeWorker,
 } from '../protocol/event-message.ts';
 import type { Json } from '../protocol/json.ts';
 import { monotonicMs } from '../runtime/clock.ts';
@@ -51,6 +55,8 @@ const SOFTWARE: Software = { name: 'ringbeat', version: VERSION, system: operati
 /** How many task events became what. */
 export interface EventCounts {
   sent: number;
+  /** Not sent, because nobody listened. */
+  unheard: number;
   dropped: number;
 }
 
@@ -73,44 +79,69 @@ export interface EventsOptions {
   onHeartbeat(): void;
 }
 
+const TAILS = {
+  received: eventTail('task-received'),
+  started: eventTail('task-started'),
+  succeeded: eventTail('task-succeeded'),
+  failed: eventTail('task-failed'),
+  retried: eventTail('task-retried'),
+  revoked: eventTail('task-revoked'),
+  rejected: eventTail('task-rejected'),
+  cancelled: eventTail('task-cancelled'),
+};
+
+/** Events that go in one message. */
 interface Batch {
   readonly routingKey: string;
-  /** JSON in ASCII. */
-  readonly body: Buffer;
-  readonly events: number;
-  /** Whether its bytes are its own: no more are written to them. */
-  readonly isClosed: boolean;
+  /** A JSON list without its end; of a single event, that event. */
+  readonly writer: AsciiWriter;
+  events: number;
+  /** Where the first event ends. */
+  firstEnd: number;
 }
+
+const OPEN = 0x5b;
+const CLOSE = 0x5d;
 
 /**
  * Tells monitors what this worker does, as Celery's workers do: its own coming, beating and going at once, its tasks' life in
- * batches, one message in flight, so that batches grow with the load. A task costs a few joins of text and no promise: each
- * event is written into the batch's bytes while its text is young. While Redis is away, so much waits for it; of what is more
- * the oldest is dropped and counted.
+ * batches, one message in flight, so that batches grow with the load. A task costs no promise and no garbage: its events are
+ * written into the next batch's bytes. While Redis is away, so much waits for it; of what is more the oldest is dropped and
+ * counted.
+ *
+ * Redis answers how many heard a message. Where nobody heard the last one, only the first event of a batch is sent, and the
+ * rest if that one is heard: what would be said to nobody costs next to nothing, and who begins to listen misses nothing.
  */
 export class Events {
   readonly #options: EventsOptions;
   readonly #lane: Lane;
-  /** The next batch: a JSON list without its end, how long that is, and how many events it has. */
-  #open = Buffer.allocUnsafeSlow(MIN_BUFFER_BYTES);
-  #openBytes = 0;
-  #openEvents = 0;
+  /** The next batch. */
+  #open = newBatch();
+  /** Memory for the batch after that one. */
+  #spare: Batch | null = null;
   readonly #closed: Batch[] = [];
   #closedBytes = 0;
+  /** The message in flight. */
+  #message = new AsciiWriter(MIN_BUFFER_BYTES);
+  #isHeard = true;
   /** Dropped since that was last reported. */
   #dropped = 0;
   #reportedAtMs = -Infinity;
   #isOn: boolean;
   #isFlushDue = false;
-  #head = '';
-  /** The second that the last event fell into, and how its time is written. */
-  #second = 0;
-  #secondText = '';
+  /** When the event began that is being written, ms since epoch. */
+  #beganAtMs = 0;
+  /** What each event begins with, and the hour for which that holds. */
+  #head: Uint8Array = new Uint8Array();
+  #hour = 0;
 
   constructor(options: EventsOptions) {
     this.#options = options;
     this.#isOn = options.isOn;
-    this.#lane = new Lane('events', options.log);
+    // The connection may still hold the bytes of a message that was given up: then they must not be written to.
+    this.#lane = new Lane('events', options.log, () => {
+      this.#message = new AsciiWriter(MIN_BUFFER_BYTES);
+    });
   }
 
   /** Whether task events are sent; look before telling any. */
@@ -133,19 +164,23 @@ export class Events {
   }
 
   received(delivery: Delivery): void {
-    this.#add('task-received', receivedFields(delivery.message));
+    writeReceived(this.#begin(), delivery.message);
+    this.#end(TAILS.received);
   }
 
   started(id: string): void {
-    this.#add('task-started', taskFields(id));
+    writeTask(this.#begin(), id);
+    this.#end(TAILS.started);
   }
 
   succeeded(id: string, resultRepr: string, runtimeSec: number): void {
-    this.#add('task-succeeded', succeededFields(id, resultRepr, runtimeSec));
+    writeSucceeded(this.#begin(), id, resultRepr, runtimeSec);
+    this.#end(TAILS.succeeded);
   }
 
   failed(id: string, exceptionRepr: string, traceback: string | null): void {
-    this.#add('task-failed', failedFields(id, exceptionRepr, traceback));
+    writeFailed(this.#begin(), id, exceptionRepr, traceback);
+    this.#end(TAILS.failed);
   }
 
   /** A message names a task that this worker does not have. */
@@ -154,20 +189,24 @@ export class Events {
   }
 
   retried(id: string, exceptionRepr: string, traceback: string | null): void {
-    this.#add('task-retried', failedFields(id, exceptionRepr, traceback));
+    writeFailed(this.#begin(), id, exceptionRepr, traceback);
+    this.#end(TAILS.retried);
   }
 
   revoked(id: string, revocation: Revocation): void {
-    this.#add('task-revoked', revokedFields(id, revocation));
+    writeRevoked(this.#begin(), id, revocation);
+    this.#end(TAILS.revoked);
   }
 
   rejected(id: string, requeue: boolean): void {
-    this.#add('task-rejected', rejectedFields(id, requeue));
+    writeRejected(this.#begin(), id, requeue);
+    this.#end(TAILS.rejected);
   }
 
   /** A running task was left to others, because this worker ends. */
   cancelled(id: string): void {
-    this.#add('task-cancelled', taskFields(id));
+    writeTask(this.#begin(), id);
+    this.#end(TAILS.cancelled);
   }
 
   /**
@@ -177,13 +216,15 @@ export class Events {
   custom(type: string, id: string, fields: { readonly [key: string]: Json }): void {
     if (!EVENT_TYPE.test(type))
       throw new TypeError(`An event's type has letters, digits, - and _, got ${JSON.stringify(type)}.`);
-    const text = customFields(id, fields);
+    // Whatever cannot be written has to show before anything is.
+    const text = customFields(fields);
     if (type.startsWith('task-')) {
-      this.#add(type, text);
+      writeCustom(this.#begin(), id, text);
+      this.#end(eventTail(type));
     } else {
       this.#closeOpen();
-      const body = Buffer.from(this.#event(type, text));
-      this.#close({ routingKey: eventRoutingKey(type), body, events: 1, isClosed: true });
+      const writer = this.#single(type, (to) => writeCustom(to, id, text));
+      this.#close({ routingKey: eventRoutingKey(type), writer, events: 1, firstEnd: writer.length });
     }
     this.#flushSoon();
   }
@@ -191,20 +232,15 @@ export class Events {
   /** Sends what was told since, unless a batch is in flight: then that is followed by the next. */
   flush(): void {
     if (this.#lane.isBusy) return;
-    const batch = this.#closed.shift() ?? this.#openBatch();
+    const batch = this.#takeBatch();
     if (batch === null) return;
-    const { routingKey, events } = batch;
-    const message = this.#message(routingKey, batch.body);
-    if (batch.isClosed) this.#closedBytes -= batch.body.length;
-    else this.#reopen();
-    this.#lane.send(
-      () => this.#publish(routingKey, message),
-      () => {
-        this.#options.counts.sent += events;
-        this.#reportDropped(DROPPED_EVERY_MS);
-        this.flush();
-      },
-    );
+    if (batch.routingKey !== TASK_BATCH) {
+      this.#send(batch, batch.writer.bytes, () => this.#sent(batch, batch.events));
+    } else if (this.#isHeard || batch.events === 1) {
+      this.#sendRest(batch, 0, batch.events);
+    } else {
+      this.#sendFirst(batch);
+    }
   }
 
   /** Resolves when everything is sent that was told. */
@@ -236,72 +272,140 @@ export class Events {
 
   /** A heartbeat beside the regular ones, for who asked for it by remote control. */
   async heartbeatAsked(): Promise<void> {
-    await this.#tell('worker-heartbeat', workerFields(ASKED_FREQ_SEC, null, SOFTWARE));
+    await this.#tell('worker-heartbeat', (to) => writeWorker(to, ASKED_FREQ_SEC, null, SOFTWARE));
     this.#options.onHeartbeat();
   }
 
   async #beat(type: string): Promise<void> {
     const { heartbeatSec, state, onHeartbeat } = this.#options;
     if (heartbeatSec === null) return;
-    await this.#tell(type, workerFields(heartbeatSec, state(), SOFTWARE));
+    await this.#tell(type, (to) => writeWorker(to, heartbeatSec, state(), SOFTWARE));
     onHeartbeat();
   }
 
-  async #tell(type: string, fields: string): Promise<void> {
+  async #tell(type: string, writeFields: (to: AsciiWriter) => void): Promise<void> {
     const routingKey = eventRoutingKey(type);
-    await this.#publish(routingKey, this.#message(routingKey, Buffer.from(this.#event(type, fields))));
+    const message = new AsciiWriter(MIN_BUFFER_BYTES);
+    this.#wrap(message, routingKey, this.#single(type, writeFields).bytes);
+    await this.#publish(routingKey, message.bytes);
   }
 
-  #add(type: string, fields: string): void {
-    const event = this.#event(type, fields);
-    this.#write(this.#openEvents === 0 ? `[${event}` : `, ${event}`);
-    this.#openEvents += 1;
-    if (this.#openEvents >= MAX_BATCH_EVENTS || this.#openBytes >= MAX_BATCH_BYTES) this.#closeOpen();
+  /** One event in memory of its own. */
+  #single(type: string, writeFields: (to: AsciiWriter) => void): AsciiWriter {
+    const { clock, nowMs } = this.#options;
+    const atMs = nowMs();
+    const writer = new AsciiWriter(1_024);
+    beginEvent(writer, this.#headAt(atMs), clock.forward());
+    writeFields(writer);
+    endEvent(writer, atMs, eventTail(type));
+    return writer;
   }
 
-  #write(text: string): void {
-    const end = this.#openBytes + text.length;
-    if (end > this.#open.length) {
-      const larger = Buffer.allocUnsafeSlow(Math.max(end, 2 * this.#open.length));
-      this.#open.copy(larger, 0, 0, this.#openBytes);
-      this.#open = larger;
+  // The next batch
+
+  #begin(): AsciiWriter {
+    const { clock, nowMs } = this.#options;
+    const { writer, events } = this.#open;
+    this.#beganAtMs = nowMs();
+    writer.raw(events === 0 ? LIST_BEGIN : LIST_NEXT);
+    beginEvent(writer, this.#headAt(this.#beganAtMs), clock.forward());
+    return writer;
+  }
+
+  #end(tail: Uint8Array): void {
+    const batch = this.#open;
+    endEvent(batch.writer, this.#beganAtMs, tail);
+    if (batch.events === 0) batch.firstEnd = batch.writer.length;
+    batch.events += 1;
+    if (batch.events >= MAX_BATCH_EVENTS || batch.writer.length >= MAX_BATCH_BYTES) this.#closeOpen();
+  }
+
+  #takeBatch(): Batch | null {
+    const closed = this.#closed.shift();
+    if (closed !== undefined) {
+      this.#closedBytes -= closed.writer.length;
+      return closed;
     }
-    // ASCII, as all of it was made.
-    this.#open.write(text, this.#openBytes, 'latin1');
-    this.#openBytes = end;
+    return this.#open.events === 0 ? null : this.#replaceOpen();
   }
 
-  /** The batch that is still being written; null while it has no event. */
-  #openBatch(): Batch | null {
-    if (this.#openEvents === 0) return null;
-    this.#write(']');
-    const body = this.#open.subarray(0, this.#openBytes);
-    return { routingKey: TASK_BATCH, body, events: this.#openEvents, isClosed: false };
-  }
-
-  #reopen(): void {
-    this.#openBytes = 0;
-    this.#openEvents = 0;
-    if (this.#open.length > 2 * MAX_BATCH_BYTES) this.#open = Buffer.allocUnsafeSlow(MIN_BUFFER_BYTES);
+  #replaceOpen(): Batch {
+    const batch = this.#open;
+    this.#open = this.#spare ?? newBatch();
+    this.#spare = null;
+    return batch;
   }
 
   #closeOpen(): void {
-    const batch = this.#openBatch();
-    if (batch === null) return;
-    this.#close({ ...batch, body: Buffer.from(batch.body), isClosed: true });
-    this.#reopen();
+    if (this.#open.events > 0) this.#close(this.#replaceOpen());
   }
 
   #close(batch: Batch): void {
     this.#closed.push(batch);
-    this.#closedBytes += batch.body.length;
+    this.#closedBytes += batch.writer.length;
     while (this.#closedBytes > MAX_WAITING_BYTES && this.#closed.length > 1) {
       const oldest = this.#closed.shift();
       if (oldest === undefined) return;
-      this.#closedBytes -= oldest.body.length;
+      this.#closedBytes -= oldest.writer.length;
       this.#dropped += oldest.events;
       this.#options.counts.dropped += oldest.events;
     }
+  }
+
+  // The message in flight
+
+  /** Sends the first event of a batch, to learn whether anybody listens. */
+  #sendFirst(batch: Batch): void {
+    const { writer, firstEnd, events } = batch;
+    writer.replace(firstEnd, CLOSE);
+    this.#send(batch, writer.bytes.subarray(0, firstEnd + 1), (heardBy) => {
+      if (heardBy > 0) {
+        this.#options.counts.sent += 1;
+        // Behind the first event: the end of the list that it was, and a blank.
+        writer.replace(firstEnd + 1, OPEN);
+        this.#sendRest(batch, firstEnd + 1, events - 1);
+      } else {
+        this.#options.counts.unheard += events - 1;
+        this.#sent(batch, 1);
+      }
+    });
+  }
+
+  /** Sends a batch from this byte on. */
+  #sendRest(batch: Batch, start: number, events: number): void {
+    const { writer } = batch;
+    writer.raw(LIST_END);
+    this.#send(batch, writer.bytes.subarray(start), (heardBy) => {
+      this.#isHeard = heardBy > 0;
+      this.#sent(batch, events);
+    });
+  }
+
+  #send({ routingKey }: Batch, body: Buffer, onAnswer: (heardBy: number) => void): void {
+    this.#message.clear();
+    this.#wrap(this.#message, routingKey, body);
+    const { bytes } = this.#message;
+    this.#lane.send(() => this.#publish(routingKey, bytes), onAnswer);
+  }
+
+  #sent(batch: Batch, events: number): void {
+    this.#options.counts.sent += events;
+    this.#reportDropped(DROPPED_EVERY_MS);
+    if (batch.routingKey === TASK_BATCH && batch.writer.size <= 2 * MAX_BATCH_BYTES) {
+      batch.writer.clear();
+      batch.events = 0;
+      this.#spare = batch;
+    }
+    this.flush();
+  }
+
+  #wrap(message: AsciiWriter, routingKey: string, body: Buffer): void {
+    writeEnvelope(message, { body, hostname: this.#options.hostname, routingKey, deliveryTag: randomUUID() });
+  }
+
+  #publish(routingKey: string, message: Buffer): Promise<number> {
+    const { redis } = this.#options;
+    return redis.publish(eventChannel(redis.options.db ?? 0, routingKey), message);
   }
 
   #reportDropped(afterMs: number): void {
@@ -322,36 +426,23 @@ export class Events {
     });
   }
 
-  #event(type: string, fields: string): string {
-    const timestamp = this.#timestamp();
-    return eventText(this.#head, this.#options.clock.forward(), fields, timestamp, type);
-  }
-
-  #message(routingKey: string, body: Buffer): Buffer {
-    return eventEnvelope({ body, hostname: this.#options.hostname, routingKey, deliveryTag: randomUUID() });
-  }
-
-  async #publish(routingKey: string, message: Buffer): Promise<void> {
-    const { redis } = this.#options;
-    await redis.publish(eventChannel(redis.options.db ?? 0, routingKey), message);
-  }
-
-  /** Seconds since epoch with microseconds, joined from tables: to write a double costs more than the rest of an event. */
-  #timestamp(): string {
-    const nowMs = this.#options.nowMs();
-    const second = Math.floor(nowMs / 1_000);
-    if (second !== this.#second) this.#newSecond(second);
-    const micros = Math.floor((nowMs - second * 1_000) * 1_000);
-    return `${this.#secondText}${THREE_DIGITS[Math.floor(micros / 1_000)]}${THREE_DIGITS[micros % 1_000]}`;
-  }
-
-  #newSecond(second: number): void {
-    this.#second = second;
-    this.#secondText = `${second}.`;
-    // Whole hours, rounded as Python's // does; it changes with daylight saving time.
-    const utcOffset = Math.floor(new Date(second * 1_000).getTimezoneOffset() / 60);
-    this.#head = eventHead({ hostname: this.#options.hostname, pid: process.pid, utcOffset });
+  /** What an event of this time begins with: local time may have changed against UTC. */
+  #headAt(nowMs: number): Uint8Array {
+    const hour = Math.floor(nowMs / 3_600_000);
+    if (hour !== this.#hour) {
+      this.#hour = hour;
+      // Whole hours, rounded as Python's // does.
+      const utcOffset = Math.floor(new Date(nowMs).getTimezoneOffset() / 60);
+      this.#head = eventHead({ hostname: this.#options.hostname, pid: process.pid, utcOffset });
+    }
+    return this.#head;
   }
 }
 
-const THREE_DIGITS = Array.from({ length: 1_000 }, (_, number) => String(number).padStart(3, '0'));
+const LIST_BEGIN = piece('[');
+const LIST_NEXT = piece(', ');
+const LIST_END = piece(']');
+
+function newBatch(): Batch {
+  return { routingKey: TASK_BATCH, writer: new AsciiWriter(MIN_BUFFER_BYTES), events: 0, firstEnd: 0 };
+}

@@ -29,7 +29,7 @@ export class WorkerMetrics {
   readonly registry = new Registry();
   readonly counts = Object.fromEntries(STATES.map((state) => [state, 0])) as Record<State, number>;
   /** Events of tasks, as monitors get them. */
-  readonly events: EventCounts = { sent: 0, dropped: 0 };
+  readonly events: EventCounts = { sent: 0, unheard: 0, dropped: 0 };
   readonly startLateness = new Histogram({
     name: 'ringbeat_start_lateness_seconds',
     help: 'From the due time of an occurrence to the moment its task function is entered.',
@@ -57,12 +57,13 @@ export class WorkerMetrics {
     });
     new Counter({
       name: 'ringbeat_events_total',
-      help: 'Events of tasks for monitors: sent, or dropped because Redis was away or slower than the tasks.',
+      help: 'Events of tasks for monitors: sent, unheard because nobody listened, or dropped because Redis was away or slower than the tasks.',
       labelNames: ['state'],
       registers: [this.registry],
       collect() {
         this.reset();
         this.inc({ state: 'sent' }, events.sent);
+        this.inc({ state: 'unheard' }, events.unheard);
         this.inc({ state: 'dropped' }, events.dropped);
       },
     });

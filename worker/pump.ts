@@ -1,6 +1,5 @@
 import type { Redis } from 'ioredis';
 import { workerKeys } from '../lua/keys.ts';
-import { park } from '../lua/park.ts';
 import { refresh } from '../lua/refresh.ts';
 import { type DirectStart, type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
 import { restoreTags } from '../lua/restore.ts';
@@ -17,8 +16,8 @@ import type { TaskPort } from './context.ts';
 import { type Delivery, triage } from './delivery.ts';
 import { DirectTasks } from './direct-tasks.ts';
 import { type EndingOptions, endingOf, endingOptions } from './ending.ts';
+import { EtaMessages } from './eta-messages.ts';
 import type { Events } from './events.ts';
-import { Heap } from './heap.ts';
 import { Lane } from './lane.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Outcome } from './outcome.ts';
@@ -72,8 +71,7 @@ export interface PumpOptions {
  *
  *     queue --reserve--> waiting --start--> active --settle--> done
  *                        waiting --> held back by its rate limit --> waiting
- *                        etaAhead --park--> the namespace's shards
- *                        etaAhead --> held --> waiting                          (while there is no beat node)
+ *                        eta --park--> the namespace's shards, or held until then while there is no beat node
  *
  * `start` acknowledges what is acknowledged early; runs whose end a schedule waits for need no such step.
  *
@@ -83,7 +81,7 @@ export interface PumpOptions {
 export class Pump {
   readonly #options: PumpOptions;
   readonly #log: Log;
-  readonly #lanes: Readonly<Record<'reserve' | 'start' | 'park' | 'settle' | 'verify', Lane>>;
+  readonly #lanes: Readonly<Record<'reserve' | 'start' | 'settle' | 'verify', Lane>>;
   readonly #settler: Settler;
   readonly #active: Active;
   readonly #reporter: Reporter;
@@ -94,10 +92,9 @@ export class Pump {
   /** Everything of ours that lies in unacked, by tag; held messages too. */
   readonly #known = new Map<string, Delivery | null>();
   readonly #waiting: Delivery[] = [];
-  readonly #etaAhead: Delivery[] = [];
+  readonly #eta: EtaMessages;
   /** May be run, in slots that are already taken for them. */
   readonly #ready: Delivery[] = [];
-  readonly #held = new Heap<Delivery>();
   /** Would be given up if this worker died beside them, and wait until `#lastChance` has ended: one runs at a time. */
   readonly #putOff: Delivery[] = [];
   #lastChance: string | null = null;
@@ -113,7 +110,6 @@ export class Pump {
   #isPumpDue = false;
   #isStopping = false;
   #isClosed = false;
-  #isHoldingSaid = false;
   #isFullSaid = false;
   readonly #reported = new Set<string>();
   readonly #onQuiet: (() => void)[] = [];
@@ -127,7 +123,6 @@ export class Pump {
     this.#lanes = {
       reserve: lane('reserve'),
       start: lane('start'),
-      park: lane('park'),
       settle: lane('settle'),
       verify: lane('verify'),
     };
@@ -139,6 +134,19 @@ export class Pump {
       lane: this.#lanes.settle,
       shards: () => this.#shards,
       onSettled: (batch, reply) => this.#settled(batch, reply),
+    });
+    this.#eta = new EtaMessages({
+      ...options,
+      namespace: options.config.namespace,
+      onFailure: () => options.clock.disturbed(),
+      onParked: (tags) => {
+        for (const tag of tags) this.#known.delete(tag);
+        this.#schedule();
+      },
+      onGone: () => {
+        this.#shards = 0;
+        this.#schedule();
+      },
     });
     this.#reporter = new Reporter(options);
     this.#directTasks = new DirectTasks({ acksLate: options.config.acksLate, rateLimits: options.rateLimits });
@@ -201,17 +209,16 @@ export class Pump {
     await Promise.all([
       this.#lanes.reserve.idle(),
       this.#lanes.start.idle(),
-      this.#lanes.park.idle(),
+      this.#eta.idle(),
       this.#lanes.verify.idle(),
     ]);
     const rest: Delivery[] = this.#waiting.splice(0);
+    const everything = () => true;
     rest.push(
       ...this.#putOff.splice(0),
-      ...this.#etaAhead.splice(0),
-      ...this.#options.rateLimits.takeWhere(() => true),
+      ...this.#eta.takeWhere(everything),
+      ...this.#options.rateLimits.takeWhere(everything),
     );
-    for (let delivery = this.#held.pop(Infinity); delivery !== null; delivery = this.#held.pop(Infinity))
-      rest.push(delivery);
     const tags = rest.filter((delivery) => !delivery.isLost).map((delivery) => delivery.tag);
     const { redis, config, workerId } = this.#options;
     await restoreTags(redis, config.namespace, workerId, tags);
@@ -239,6 +246,7 @@ export class Pump {
     this.#isClosed = true;
     this.#disarm();
     this.#active.close();
+    this.#eta.close();
     this.#options.rateLimits.close();
     for (const lane of Object.values(this.#lanes)) lane.close();
   }
@@ -263,16 +271,20 @@ export class Pump {
   /** Ends what waits here of tasks that have been revoked; what comes later of them ends when it comes. */
   dropRevoked(): void {
     const isRevoked = (delivery: Delivery) => this.#isRevoked(delivery);
-    const dropped = [this.#waiting, this.#etaAhead, this.#putOff].map((deliveries) => takeWhere(deliveries, isRevoked));
-    const held = [...this.#held.takeWhere(isRevoked), ...this.#options.rateLimits.takeWhere(isRevoked)];
-    for (const delivery of [...dropped.flat(), ...held]) if (!delivery.isLost) this.#revoke(delivery, 'revoked');
+    const dropped = [
+      ...takeWhere(this.#waiting, isRevoked),
+      ...takeWhere(this.#putOff, isRevoked),
+      ...this.#eta.takeWhere(isRevoked),
+      ...this.#options.rateLimits.takeWhere(isRevoked),
+    ];
+    for (const delivery of dropped) if (!delivery.isLost) this.#revoke(delivery, 'revoked');
     this.#schedule();
   }
 
   /** Messages with a future eta that lie here, not in a shard. */
   held(): readonly TaskMessage[] {
     const nowMs = this.#options.clock.nowMs();
-    return [...this.#etaAhead, ...this.#held.items(), ...this.#waiting]
+    return [...this.#eta.items(), ...this.#waiting]
       .filter(({ isLost, message }) => !isLost && message.etaMs !== null && message.etaMs > nowMs)
       .map(({ message }) => message);
   }
@@ -362,9 +374,9 @@ export class Pump {
     this.#started.flush();
     this.#settler.flush();
     if (!this.#isStopping) {
-      this.#releaseHeld();
+      this.#waiting.push(...this.#eta.takeDue(this.#options.clock.nowMs()));
       this.#startWaiting();
-      this.#park();
+      this.#eta.park(this.#shards);
       this.#reserve();
       // Starting may have settled: revoked ones, and tasks that ended at once.
       this.#started.flush();
@@ -379,7 +391,7 @@ export class Pump {
   #reserve(): void {
     if (this.#lanes.reserve.isBusy || this.#pollTimer !== null) return;
     const { redis, config, workerId, rateLimits } = this.#options;
-    const aside = this.#held.size + rateLimits.size + this.#putOff.length;
+    const aside = this.#eta.held + rateLimits.size + this.#putOff.length;
     if (aside >= MAX_HELD || this.#queues.length === 0) {
       if (aside >= MAX_HELD) this.#sayFull(aside);
       this.#pollIn(POLL_MAX_MS);
@@ -463,7 +475,7 @@ export class Pump {
     this.#known.set(found.tag, found);
     const { etaMs } = found.message;
     if (this.#isRevoked(found)) this.#revoke(found, 'revoked');
-    else if (etaMs !== null && etaMs > nowMs) this.#etaAhead.push(found);
+    else if (etaMs !== null && etaMs > nowMs) this.#eta.add(found);
     else this.#waiting.push(found);
   }
 
@@ -512,61 +524,6 @@ export class Pump {
     this.#pollTimer = null;
   }
 
-  // Eta
-
-  #park(): void {
-    if (this.#etaAhead.length === 0 && (this.#shards === 0 || this.#held.size === 0)) return;
-    if (this.#shards === 0) {
-      this.#hold(this.#etaAhead.splice(0));
-      return;
-    }
-    if (this.#lanes.park.isBusy) return;
-    const batch = this.#etaAhead.splice(0, MAX_BATCH);
-    for (let held = this.#nextHeld(batch, Infinity); held !== null; held = this.#nextHeld(batch, Infinity))
-      batch.push(held);
-    const { redis, config, workerId } = this.#options;
-    const shards = this.#shards;
-    const messages = batch
-      .filter((delivery) => !delivery.isLost)
-      .map(({ tag, list, message }) => ({ tag, taskId: message.id, list, etaMs: message.etaMs ?? 0 }));
-    if (messages.length === 0) return;
-    this.#lanes.park.send(
-      () => park(redis, config.namespace, { workerId, shards, messages }),
-      () => {
-        for (const { tag } of messages) this.#known.delete(tag);
-        this.#schedule();
-      },
-      () => {
-        this.#shards = 0;
-        this.#hold(batch);
-        this.#schedule();
-      },
-    );
-  }
-
-  #nextHeld(batch: readonly Delivery[], untilMs: number): Delivery | null {
-    return batch.length < MAX_BATCH ? this.#held.pop(untilMs) : null;
-  }
-
-  #hold(deliveries: readonly Delivery[]): void {
-    if (deliveries.length === 0) return;
-    for (const delivery of deliveries) this.#held.push(delivery.message.etaMs ?? 0, delivery);
-    if (this.#isHoldingSaid) return;
-    this.#isHoldingSaid = true;
-    this.#log.warn({
-      event: 'eta_held',
-      reason: 'no beat node lives in this namespace to park messages with an eta',
-      namespace: this.#options.config.namespace,
-    });
-  }
-
-  #releaseHeld(): void {
-    if (this.#held.size === 0) return;
-    const nowMs = this.#options.clock.nowMs();
-    for (let delivery = this.#held.pop(nowMs); delivery !== null; delivery = this.#held.pop(nowMs))
-      this.#waiting.push(delivery);
-  }
-
   // Start
 
   #startWaiting(): void {
@@ -577,14 +534,14 @@ export class Pump {
       this.#verify();
       return;
     }
-    const { clock, rateLimits } = this.#options;
+    const { pool, clock, rateLimits } = this.#options;
     const slots = this.#slots;
     let free = this.#free;
     // Results are stored slower than tasks run: let them catch up instead of piling up in memory.
     if (this.#settler.backlog > 4 * MAX_BATCH) free = 0;
     if (free <= 0) return;
     // A call for each slot costs more than one for several, and what was started ahead bridges the wait.
-    if (free < slots >> 2 && this.#ready.length + this.#arrived.length > 0) return;
+    if (free < slots >> 1 && this.#ready.length + this.#arrived.length >= pool.usable) return;
     const nowMs = clock.nowMs();
     // Half of the slots at a time: the next are started while these run.
     const most = Math.min(Math.ceil(slots / 2), MAX_BATCH);

@@ -1,8 +1,8 @@
 import { signals } from '../client/signals.ts';
 import { pythonRepr } from '../protocol/json.ts';
 import type { TaskMessage } from '../protocol/message-reader.ts';
-import { RESULT_REPR_LENGTH, shortRepr } from '../protocol/repr.ts';
-import { type ExceptionRecord, exceptionOf, JsonText } from '../protocol/result.ts';
+import { exceptionRepr, RESULT_REPR_LENGTH, shortRepr } from '../protocol/repr.ts';
+import { exceptionOf, JsonText } from '../protocol/result.ts';
 import { Reject } from '../protocol/task-errors.ts';
 import type { Log } from '../runtime/log.ts';
 import type { WorkerConfig } from './config.ts';
@@ -136,9 +136,4 @@ function reasonOf(outcome: Exclude<Outcome, { readonly state: 'success' }>): str
     default:
       return outcome.reason;
   }
-}
-
-/** As Python's repr() writes an exception. */
-function exceptionRepr({ type, args }: ExceptionRecord): string {
-  return `${type}(${args.map(pythonRepr).join(', ')}${args.length === 1 ? ',' : ''})`.replace(/,\)$/, ')');
 }

@@ -1,3 +1,4 @@
+import { current, within } from '../client/current-task.ts';
 import { signals } from '../client/signals.ts';
 import type { RegisteredTask, TaskOptions } from '../client/task.ts';
 import { loopWishOf } from '../protocol/loop.ts';
@@ -31,11 +32,14 @@ export function runTask(run: TaskRun, onEnd: (outcome: Outcome) => void): void {
   const failed = (error: unknown) => onEnd(endOf(thrownBy(error, run, context)).outcome);
   let returned: unknown;
   try {
+    current.task = context;
     returned = task.run(context, message.args);
   } catch (error) {
+    current.task = null;
     failed(error);
     return;
   }
+  current.task = null;
   if (!isThenable(returned)) {
     onEnd(success(context, message, returned));
     return;
@@ -107,7 +111,7 @@ async function enter(run: TaskRun, context: Context): Promise<TaskEnd> {
   }
   let value: unknown;
   try {
-    value = await task.run(context, args);
+    value = await within(context, () => task.run(context, args));
   } catch (error) {
     return endOf(thrownBy(error, run, context));
   }
@@ -150,8 +154,9 @@ async function tellEnd(
 
 function success(context: Context, message: TaskMessage, value: unknown): Extract<Outcome, { state: 'success' }> {
   const wish = message.schedule?.journal == null ? null : (context.wish ?? loopWishOf(value));
-  if (context.sends === null) return { state: 'success', value, wish };
-  return { state: 'success', value, wish, sends: context.sends };
+  const { sends, children } = context;
+  if (sends === null && children === null) return { state: 'success', value, wish };
+  return { state: 'success', value, wish, sends: sends ?? [], children: children ?? [] };
 }
 
 /** What the task has thrown, or the Retry that follows from it. */

@@ -20,6 +20,7 @@ import { Loop, type Service } from '../runtime/service.ts';
 import { defineBuiltinTasks } from './builtin-tasks.ts';
 import { type WorkerConfig, type WorkerOptions, workerConfig } from './config.ts';
 import { workerView } from './control/worker-view.ts';
+import { flowSource } from './ending.ts';
 import { Events } from './events.ts';
 import { WorkerMetrics } from './metrics.ts';
 import { Autoscaler } from './pools/autoscaler.ts';
@@ -31,6 +32,7 @@ import { RateLimits } from './rate-limits.ts';
 import { RemoteControl } from './remote-control.ts';
 import { reportSlots } from './slots.ts';
 import { StateFile } from './state-file.ts';
+import { loadTasks } from './tasks-modules.ts';
 
 const HEARTBEAT_MS = 2_000;
 
@@ -94,9 +96,13 @@ export class Worker implements Service {
     this.#workerId = `${this.config.hostname}:${process.pid}:${randomBytes(4).toString('hex')}`;
   }
 
-  /** Resolves when the worker takes messages; waits for Redis as long as that takes. */
+  /**
+   * Resolves when the worker takes messages; waits for Redis as long as that takes. Throws TASKS_MODULE where a module of
+   * `tasks` cannot be loaded.
+   */
   async start(): Promise<void> {
     const { config } = this;
+    if (config.tasks.length > 0) await loadTasks(config.tasks);
     defineBuiltinTasks();
     await signals.workerInit.send(this.#asSender, this.#log);
     await this.#stateFile?.open();
@@ -338,6 +344,7 @@ export class Worker implements Service {
       redis,
       this.config.namespace,
       this.#clock.nowMs(),
+      flowSource(this.config),
     );
     if (workers.length > 0) this.#log.warn({ event: 'workers_lost', workers, restored, deadLetters });
     return LOST_WORKERS_MS;

@@ -1,9 +1,11 @@
-import { type Action, actionsOf, type PartAction } from '../lua/actions.ts';
+import { type Action, actionsOf } from '../lua/actions.ts';
+import type { FlowSource } from '../lua/flow-source.ts';
+import { chordPart, rootOf } from '../lua/task-failure.ts';
 import { applySignature, joinApplied, type Sender } from '../protocol/canvas-apply.ts';
 import { freeze } from '../protocol/canvas-freeze.ts';
-import { type Json, toPythonJson } from '../protocol/json.ts';
+import type { Json } from '../protocol/json.ts';
 import type { TaskMessage } from '../protocol/message-reader.ts';
-import { type ExceptionRecord, exceptionValue, failureRecord } from '../protocol/result.ts';
+import { type ExceptionRecord, exceptionValue } from '../protocol/result.ts';
 import {
   BadSignature,
   chordOf,
@@ -12,14 +14,9 @@ import {
   isEmptyChain,
   link,
   linkError,
-  type Options,
-  type OptionValue,
   readSignature,
   type Signature,
-  textOption,
-  writeOption,
 } from '../protocol/signature.ts';
-import type { FlowSource } from './flow-source.ts';
 import type { SignatureToSend } from './outcome.ts';
 
 /** What follows a task that has ended; it happens in the step that stores its result. */
@@ -27,15 +24,6 @@ export interface Follow {
   readonly actions: readonly Action[];
   /** Tuple forms of what was sent. */
   readonly children: readonly Json[];
-}
-
-/** What a chord's body needs, beside the parts: kept from its last part on until it is sent. */
-export interface ChordFollow {
-  /** The body. */
-  readonly chord: Json;
-  /** The member of the header that ended last, and the first task of its workflow. */
-  readonly taskId: string;
-  readonly rootId: string;
 }
 
 /**
@@ -62,89 +50,9 @@ export function followSuccess(message: TaskMessage, value: Json, nowMs: number, 
   return { actions: [...actionsOf(all), ...chordPart(message, 'SUCCESS', value)], children: all.children };
 }
 
-/**
- * What follows a task that failed (celery/backends/base.py, mark_as_failure): its part of a chord, the failure of all that
- * would have followed it in its chain, its errbacks. With `isStored` false no results are stored. Throws BadSignature.
- */
-export function followFailure(
-  message: TaskMessage,
-  { exception, traceback }: { readonly exception: ExceptionRecord; readonly traceback: string | null },
-  { nowMs, isStored }: { readonly nowMs: number; readonly isStored: boolean },
-  source: FlowSource,
-): Follow {
-  const { chain, errbacks } = message.workflow;
-  const failure = { exception, traceback, nowMs, isStored, root: rootOf(message) };
-  const actions: Action[] = [
-    ...chordPart(message, 'FAILURE', exceptionValue(exception)),
-    ...failedChain(chain, failure),
-    ...errbackActions(errbacks, message.id, rootOf(message), nowMs, source),
-  ];
-  return { actions, children: [] };
-}
-
 /** What follows a task that was revoked: its part of a chord. */
 export function followRevoked(message: TaskMessage, exception: ExceptionRecord): Follow {
   return { actions: chordPart(message, 'REVOKED', exceptionValue(exception)), children: [] };
-}
-
-export interface TaskFailure {
-  readonly exception: ExceptionRecord;
-  readonly traceback: string | null;
-  readonly nowMs: number;
-  readonly isStored: boolean;
-  readonly root: string;
-}
-
-/** Ends every task of the rest of a chain, so that nobody waits for it for ever. */
-export function failedChain(chain: readonly OptionValue[], failure: TaskFailure): Action[] {
-  const actions: Action[] = [];
-  const pending = [...chain];
-  for (let element = pending.shift(); element !== undefined; element = pending.shift()) {
-    const signature = readSignature(element);
-    const { options } = signature;
-    const id = textOption(options, 'task_id');
-    if (id !== null) actions.push(...failedTask(id, options, failure));
-    if (signature.kind === 'chord' && signature.body !== null) pending.push(signature.body);
-  }
-  return actions;
-}
-
-/** The failure of a task that will never be sent, with its part of the chord that its options name. */
-export function failedTask(id: string, options: Options, failure: TaskFailure): Action[] {
-  const { exception, traceback, nowMs, isStored, root } = failure;
-  const groupId = textOption(options, 'group_id');
-  const actions: Action[] = [];
-  if (isStored) {
-    const owner = { id, groupId, parentId: textOption(options, 'parent_id') };
-    actions.push({ kind: 'record', taskId: id, record: failureRecord(owner, exception, traceback, nowMs) });
-  }
-  if (groupId !== null && hasOption(options, 'chord')) {
-    const index = typeof options.group_index === 'number' ? options.group_index : null;
-    const part = { id, groupId, index, root };
-    actions.push(partAction(part, 'FAILURE', exceptionValue(exception), writeOption(options.chord)));
-  }
-  return actions;
-}
-
-/** The messages that tell a task's errbacks, as Celery sends them to workers that do not know them. */
-export function errbackActions(
-  errbacks: readonly OptionValue[],
-  failedId: string,
-  rootId: string,
-  nowMs: number,
-  source: FlowSource,
-): Action[] {
-  if (errbacks.length === 0) return [];
-  const group = compound('group', errbacks.map(readSignature));
-  const sender: Sender = { ...source, nowMs, parent: { id: failedId, rootId } };
-  const options = { parent_id: failedId, root_id: rootId };
-  return actionsOf(applySignature(group, { args: [failedId], options }, sender));
-}
-
-function chordPart(message: TaskMessage, state: string, result: Json): Action[] {
-  const { id, groupId, groupIndex, workflow } = message;
-  if (workflow.chord === null || groupId === null) return [];
-  return [partAction({ id, groupId, index: groupIndex, root: rootOf(message) }, state, result, workflow.chord)];
 }
 
 /** What a task sends as it succeeds; a part of its chord is counted before the task's own. */
@@ -198,23 +106,6 @@ function gathered(signature: Signature): Signature {
   return chordOf(signature, accumulate);
 }
 
-interface Part {
-  readonly id: string;
-  readonly groupId: string;
-  readonly index: number | null;
-  readonly root: string;
-}
-
-function partAction({ id, groupId, index, root }: Part, state: string, result: Json, chord: Json): PartAction {
-  const follow: { readonly [Name in keyof ChordFollow]: Json } = { chord, taskId: id, rootId: root };
-  const part = toPythonJson([1, id, state, result]);
-  return { kind: 'chord', groupId, index, taskId: id, part, follow: toPythonJson(follow) };
-}
-
 function senderOf(message: TaskMessage, nowMs: number, source: FlowSource): Sender {
   return { ...source, nowMs, parent: { id: message.id, rootId: rootOf(message) } };
-}
-
-function rootOf({ id, rootId }: TaskMessage): string {
-  return rootId ?? id;
 }

@@ -162,3 +162,74 @@ t.test('--max-crashes 1: the first death is the last, and the worker goes on', a
   t.same([ledger.entered('poison'), await stateOf(redis, 'poison')], [1, 'FAILURE']);
   t.same([ledger.entered('next'), await stateOf(redis, 'next')], [1, 'SUCCESS']);
 });
+
+/** A member of a chord, with an errback: what waits for a message that is given up. */
+async function sendAwaited(redis: Redis, ledger: Ledger, task: string): Promise<void> {
+  const next = (id: string) => ({
+    task: 'effect',
+    args: ledger.args(),
+    kwargs: {},
+    options: { task_id: id },
+    subtask_type: null,
+    immutable: true,
+  });
+  await redis.set('celery-taskset-meta-g.s', '1');
+  const embed = { errbacks: [next('errback')], chain: [next('next')], chord: next('body') };
+  const headers = { group: 'g', group_index: 0 };
+  await sendPlan(redis, ledger, { id: 'poison', task, embed, headers }, { dies: 'kill' });
+}
+
+/** What was told of the message's end. */
+async function tellsOfTheEnd(t: Test, { redis, ledger }: Stage): Promise<void> {
+  await eventually(async () => {
+    assert.equal(await stateOf(redis, 'errback'), 'SUCCESS');
+    assert.notEqual(await stateOf(redis, 'body'), null);
+  });
+  t.equal(ledger.entered('errback'), 1);
+  for (const id of ['poison', 'next'])
+    t.match(JSON.parse((await redis.get(resultKey(id)))!), { result: { exc_type: 'WorkerLostError' } }, id);
+  t.match(JSON.parse((await redis.get(resultKey('body')))!), {
+    status: 'FAILURE',
+    result: { exc_type: 'ChordError', exc_message: [/^Dependency poison raised WorkerLostError/] },
+  });
+  t.same([ledger.entered('next'), ledger.entered('body')], [0, 0]);
+  t.same(await redis.keys('rb:chords'), []);
+}
+
+t.test('what follows the failure of a message that is given up follows it: a process of the pool died', async (t) => {
+  const stage = await setUp(t);
+  const { server, redis, ledger } = stage;
+  const args = ['--tasks', LEDGER_TASKS, '--pool', 'processes', '-c', '1', '--max-crashes', '2'];
+  await spawnWorker(t, server.url, args);
+  await sendAwaited(redis, ledger, 'effect-put-back');
+  await tellsOfTheEnd(t, stage);
+  t.equal(ledger.entered('poison'), 2);
+});
+
+t.test('what follows the failure of a message that is given up follows it: its worker died', async (t) => {
+  const stage = await setUp(t);
+  const { server, redis, ledger } = stage;
+  const args = ['--tasks', LEDGER_TASKS, '--max-crashes', '1'];
+  const worker = await spawnWorker(t, server.url, args);
+  await sendAwaited(redis, ledger, 'effect-late');
+  await worker.exited;
+  t.equal(ledger.entered('poison'), 1);
+  await spawnWorker(t, server.url, args);
+  await tellsOfTheEnd(t, stage);
+});
+
+t.test(
+  'beat nodes see to it where no bundled worker lives: its worker died, the others are not there yet',
+  async (t) => {
+    const stage = await setUp(t);
+    const { server, redis, ledger } = stage;
+    const args = ['--tasks', LEDGER_TASKS, '--max-crashes', '1'];
+    const worker = await spawnWorker(t, server.url, args);
+    await sendAwaited(redis, ledger, 'effect-late');
+    await worker.exited;
+    await eventually(async () => assert.deepEqual(await unsettled(redis), { ...DEAD_ONE, 'queue celery': 1 }));
+    t.equal(await stateOf(redis, 'poison'), 'FAILURE');
+    await spawnWorker(t, server.url, args);
+    await tellsOfTheEnd(t, stage);
+  },
+);

@@ -75,7 +75,7 @@ for (const pool of ['threads', 'processes', 'solo']) {
       const stage = await setUp(t);
       const { redis, ledger } = stage;
       const tasks = pool === 'solo' ? ['effect-late'] : ['effect', 'effect-late'];
-      const worker = await startWorker(t, stage, '--pool', pool, '-c', '2');
+      const worker = await startWorker(t, stage, '--pool', pool, '-c', String(tasks.length));
       for (const task of tasks) await sendPlan(redis, ledger, { id: task, task }, { gate: 'go' });
       await until(() => tasks.every((task) => ledger.entered(task) === 1), 'they run');
       // Takes no slot: it stays reserved, and acks early or late make no difference to it.

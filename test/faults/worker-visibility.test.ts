@@ -31,7 +31,8 @@ async function forgottenRuns(redis: Redis, ledger: Ledger, id: string): Promise<
 async function startLongTasks(t: Test, url: string, redis: Redis, ledger: Ledger): Promise<string[]> {
   const ids: string[] = [];
   for (const pool of POOLS) {
-    const args = ['--tasks', LEDGER_TASKS, '-Q', pool, '--pool', pool, '-c', '2', '-n', `${pool}@%h`];
+    const args = ['--tasks', LEDGER_TASKS, '-Q', pool, '--pool', pool, '-n', `${pool}@%h`];
+    if (pool !== 'solo') args.push('-c', '2');
     await spawnWorker(t, url, [...args, ...VISIBILITY]);
     const kinds = pool === 'solo' ? [''] : ['', ' extended'];
     for (const kind of kinds) {

@@ -1,6 +1,7 @@
 import { LosslessNumber } from 'lossless-json';
 import t from 'tap';
-import { shortRepr } from '../../protocol/repr.ts';
+import type { Json } from '../../protocol/json.ts';
+import { exceptionRepr, shortRepr } from '../../protocol/repr.ts';
 
 const VALUES: readonly (readonly [unknown, string])[] = [
   [undefined, 'None'],
@@ -51,4 +52,12 @@ t.test('no more is looked at than is shown', async (t) => {
   });
   t.equal(shortRepr(endless).length, 1_024);
   t.ok(looked < 2_000, `${looked} members`);
+});
+
+t.test('an exception is shown as Python shows it', (t) => {
+  const shown = (type: string, ...args: readonly Json[]) => exceptionRepr({ type, module: 'builtins', args });
+  t.equal(shown('ValueError', 'bang'), "ValueError('bang')");
+  t.equal(shown('KeyError'), 'KeyError()');
+  t.equal(shown('Reject', 'no', false), "Reject('no', False)");
+  t.end();
 });

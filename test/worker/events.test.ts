@@ -10,7 +10,7 @@ import { LogicalClock } from '../../protocol/control-message.ts';
 import { Ignore, Reject } from '../../protocol/task-errors.ts';
 import { VERSION } from '../../runtime/version.ts';
 import type { WorkerOptions } from '../../worker/config.ts';
-import { Events } from '../../worker/events.ts';
+import { type EventCounts, Events } from '../../worker/events.ts';
 import { Worker } from '../../worker/worker.ts';
 import { eventually } from '../support/eventually.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
@@ -150,7 +150,7 @@ t.test('rejected, ignored, expired and revoked tasks are told', async (t) => {
     { task: 'add', id: 'expired', headers: { expires: iso((await redisNow(redis)) - 1_000) } },
     { task: 'waits', id: 'terminated' },
   );
-  const [, , rejected] = await listener.life('rejected', [RECEIVED, STARTED, 'task-rejected']);
+  const [, , , rejected] = await listener.life('rejected', [RECEIVED, STARTED, 'task-failed', 'task-rejected']);
   t.match(rejected, { requeue: false });
   await listener.life('ignored', [RECEIVED, STARTED]);
   const expired = await listener.heard(({ uuid, type }) => uuid === 'expired' && type === 'task-revoked');
@@ -232,7 +232,7 @@ t.test('a heartbeat comes when it is asked for', async (t) => {
 
 interface Unit {
   readonly events: Events;
-  readonly counts: { sent: number; dropped: number };
+  readonly counts: EventCounts;
   readonly lines: readonly { readonly event: string; readonly events?: number }[];
 }
 
@@ -241,7 +241,7 @@ function makeEvents(t: Test, on: RedisServer): Unit {
   const connection = connect(on.url, { option: '--redis', name: 'events', commandTimeoutMs: 200 });
   const lines: { event: string }[] = [];
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
-  const counts = { sent: 0, dropped: 0 };
+  const counts = { sent: 0, unheard: 0, dropped: 0 };
   const events = new Events({
     redis: connection,
     hostname: hostname(),
@@ -283,11 +283,40 @@ t.test('what is told in one turn goes in one message, and messages are bounded',
     ids,
     'in their order',
   );
-  t.same(counts, { sent: 10_110, dropped: 0 });
+  t.same(counts, { sent: 10_110, unheard: 0, dropped: 0 });
+});
+
+t.test('what nobody hears is not sent, and who begins to listen misses nothing', async (t) => {
+  const own = await withRedis(t);
+  const { events, counts } = makeEvents(t, own);
+  const tell = (name: string) => {
+    for (let i = 0; i < 100; i++) events.started(`${name}${i}`);
+  };
+  tell('a');
+  await events.idle();
+  tell('b');
+  await events.idle();
+  t.same(counts, { sent: 101, unheard: 99, dropped: 0 }, 'of the second batch its first event');
+  const listener = await listenToEvents(t, own);
+  tell('c');
+  await events.idle();
+  tell('d');
+  await events.idle();
+  await eventually(() => assert.equal(listener.events.length, 200));
+  t.same(
+    listener.events.map(({ uuid }) => uuid),
+    ['c', 'd'].flatMap((name) => Array.from({ length: 100 }, (_, i) => `${name}${i}`)),
+  );
+  t.same(
+    listener.messages.map(({ events }) => events),
+    [1, 99, 100],
+  );
+  t.same(counts, { sent: 301, unheard: 99, dropped: 0 });
 });
 
 t.test('what is told while Redis is away is sent when it is back', async (t) => {
   const own = await withRedis(t);
+  const listener = await listenToEvents(t, own);
   const { events, counts } = makeEvents(t, own);
   events.started('before');
   await events.idle();
@@ -299,7 +328,9 @@ t.test('what is told while Redis is away is sent when it is back', async (t) => 
   }
   await own.restart();
   await events.idle();
-  t.same(counts, { sent: 101, dropped: 0 });
+  t.equal(counts.sent + counts.unheard, 101);
+  t.equal(counts.dropped, 0);
+  t.equal(listener.typesOf('before').length, 1);
 });
 
 t.test(
@@ -314,7 +345,7 @@ t.test(
     t.ok(counts.dropped > told / 2 && counts.dropped < told, `${counts.dropped} dropped`);
     await own.restart();
     await events.idle();
-    t.equal(counts.sent + counts.dropped, told);
+    t.equal(counts.sent + counts.unheard + counts.dropped, told);
     t.equal(lines.find(({ event }) => event === 'events_dropped')?.events, counts.dropped);
   },
 );

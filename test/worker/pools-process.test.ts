@@ -136,11 +136,22 @@ const REFUSED: readonly (readonly [readonly string[], number, RegExp])[] = [
   [['--autoscale', '0'], 2, /two whole numbers, the greater from 1/],
   [['--autoscale', '3,x'], 2, /two whole numbers/],
   [['--max-tasks-per-child', '0'], 2, /whole number from 1/],
+  [
+    ['--max-tasks-per-child', '5'],
+    2,
+    /--max-tasks-per-child .* --pool async has none\. Use --pool processes, or leave/,
+  ],
+  [['--max-memory-per-child', '9', '--pool', 'threads'], 2, /--max-memory-per-child .* --pool threads has none\. Use/],
+  [['--max-tasks-per-child', '5', '--pool', 'solo'], 2, /--pool solo has none\. Use --pool processes/],
+  [['--pool', 'solo', '--autoscale', '3'], 2, /--pool solo runs one task at a time.* or leave --autoscale out/],
+  [['--pool', 'solo', '-c', '2'], 2, /--pool solo runs one task .* Use --pool async, or leave --concurrency out/],
+  [['--autoscale', '3', '-c', '2'], 2, /--autoscale and --concurrency both .* Leave --concurrency out, or --autoscale/],
 ];
 for (const [args, code, text] of REFUSED) {
   t.test(`worker ${args.join(' ')} is refused`, async (t) => {
     const worker = await spawnRingbeat(t, ['worker', '--tasks', TASKS, ...args]);
     t.same(await worker.exited, { code, signal: null });
     t.match(worker.stderr, text);
+    t.notMatch(worker.stderr, /\n +at /, 'no stack trace');
   });
 }

@@ -77,6 +77,19 @@ t.test(
   },
 );
 
+t.test('what comes behind a message that may not start at once does not overtake it', async (t) => {
+  await send(redis, { tag: 'a' }, { tag: 'b', task: 'unlisted' }, { tag: 'c' });
+  const { messages } = await take({ direct: DIRECT });
+  t.same(
+    messages.map(({ tag, isAcked }) => [tag, isAcked]),
+    [
+      ['a', true],
+      ['b', false],
+      ['c', false],
+    ],
+  );
+});
+
 t.test('the same counter answers what was acknowledged as well, and the next one takes other messages', async (t) => {
   await send(redis, { tag: 'a' }, { tag: 'b', task: 'unlisted' }, { tag: 'c' });
   const first = await take({ direct: DIRECT });

@@ -3,7 +3,7 @@ import { withoutPassword } from '../../lua/connection.ts';
 import { type Json, pythonRepr } from '../../protocol/json.ts';
 import { VERSION } from '../../runtime/version.ts';
 import { type WorkerConfig, workerConfig } from '../config.ts';
-import { isList } from './arguments.ts';
+import { isList, snakeCase } from './arguments.ts';
 
 /** Settings of ours that Celery has under another name. */
 const CELERY_NAMES: Readonly<Record<string, string>> = {
@@ -43,10 +43,6 @@ function settingEntries(config: WorkerConfig): [string, Json][] {
 
 function isJson(value: unknown): value is Json {
   return value !== undefined && typeof value !== 'function';
-}
-
-function snakeCase(key: string): string {
-  return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 /** What to send along with a report of a bug, laid out as Celery's `bugreport`. */

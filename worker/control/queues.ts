@@ -4,7 +4,7 @@ import { bindingKey, PythonError } from '../../lua/pidbox.ts';
 import { messageOf } from '../../protocol/errors.ts';
 import { type Json, pythonRepr } from '../../protocol/json.ts';
 import type { Log } from '../../runtime/log.ts';
-import { whyNotAQueue } from '../config.ts';
+import { whyNotAQueue } from '../options.ts';
 import type { Arguments } from './arguments.ts';
 import type { WorkerView } from './view.ts';
 

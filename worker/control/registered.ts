@@ -1,7 +1,7 @@
 import { tasks } from '../../client/task.ts';
 import { type Json, pythonRepr } from '../../protocol/json.ts';
 import type { WorkerConfig } from '../config.ts';
-import { type Arguments, isTrue, textsOf } from './arguments.ts';
+import { type Arguments, isTrue, snakeCase, textsOf } from './arguments.ts';
 import type { WorkerView } from './view.ts';
 
 /** What Celery shows of a task when it is not told (celery/worker/control.py). */
@@ -28,8 +28,7 @@ export function listRegistered(view: WorkerView, config: WorkerConfig, args: Arg
 function attributesOf(name: string, view: WorkerView, config: WorkerConfig): ReadonlyMap<string, Json> {
   const { soft, hard } = view.timeLimits(name);
   const options = Object.entries(tasks.get(name)?.options ?? {}).flatMap(([key, value]): [string, Json][] => {
-    const attribute = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-    return isPlain(value) ? [[attribute, value]] : [];
+    return isPlain(value) ? [[snakeCase(key), value]] : [];
   });
   return new Map<string, Json>([
     ['name', name],

@@ -2,7 +2,7 @@ import type { Json } from '../../protocol/json.ts';
 import { monotonicMs } from '../../runtime/clock.ts';
 import type { Log } from '../../runtime/log.ts';
 import { Loop } from '../../runtime/service.ts';
-import type { Autoscale } from '../config.ts';
+import type { Autoscale } from '../options.ts';
 import type { Pool } from './pool.ts';
 
 /** How often idle slots are looked for, ms. */
