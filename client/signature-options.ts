@@ -56,9 +56,14 @@ export function celeryOptions(task: string, options: SignatureOptions): Options 
         throw new TypeError(
           `Signature ${task} has no option ${name}. Its options are ${Object.keys(NAMES).join(', ')}.`,
         );
-      return [celeryName, value instanceof Date && isReal(value) ? celeryTime(value.getTime()) : json(task, value)];
+      return [celeryName, value instanceof Date ? timeOf(task, name, value) : json(task, value)];
     }),
   );
+}
+
+function timeOf(task: string, option: string, time: Date): string {
+  if (!Number.isNaN(time.getTime())) return celeryTime(time.getTime());
+  throw new SpecError(`signature "${task}"`, [{ path: option, message: 'must be a time, got an invalid Date' }]);
 }
 
 /** A value as JSON, dates as texts. Throws SpecError. */
@@ -104,8 +109,4 @@ function errorsOf({ task, args, kwargs, options }: Signature, schema: TaskSchema
   const request = { task, args, kwargs, ...pick(['queue', 'eta', 'countdown']), options: pick(CHECKED) };
   const result = parseTask(schema, Buffer.from(toPythonJson(request)));
   return result.ok ? [] : result.errors;
-}
-
-function isReal(date: Date): boolean {
-  return !Number.isNaN(date.getTime());
 }

@@ -164,7 +164,7 @@ export function workerKeys(namespace: string, workerId: string): WorkerKeys {
   };
 }
 
-/** string, 10 minutes: what a request with this id did; in a shard the id that it created, or a bit for each task that it sent, else the API's answer. */
+/** string, 10 minutes: what a request with this id did; in a shard the id that it created, or a bit for each task that it sent, else the API's answer, or that a workflow was sent. */
 export function requestKey(owner: ShardKeys | string, requestId: string): string {
   return `${typeof owner === 'string' ? `${owner}:` : owner.prefix}request:${requestId}`;
 }

@@ -47,11 +47,6 @@ export class AsciiWriter {
     this.#length = 0;
   }
 
-  /** Another byte in the place of one that was written. */
-  replace(index: number, byte: number): void {
-    this.#bytes[index] = byte;
-  }
-
   raw(bytes: Uint8Array): void {
     this.#reserve(bytes.length);
     this.#bytes.set(bytes, this.#length);
@@ -122,7 +117,7 @@ export class AsciiWriter {
     let rest = value;
     for (let at = this.#length + digits - 1; at >= this.#length; at--) {
       const tenth = Math.floor(rest / 10);
-      this.#bytes[at] = ZERO + rest - tenth * 10;
+      this.#bytes[at] = ZERO + (rest - tenth * 10);
       rest = tenth;
     }
     this.#length += digits;

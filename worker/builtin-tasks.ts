@@ -1,3 +1,4 @@
+import { senderFor } from '../client/default-client.ts';
 import { type RegisteredTask, type TaskContext, tasks } from '../client/task.ts';
 import { newIds } from '../lua/flow-source.ts';
 import { freeze, resultTuple } from '../protocol/canvas-freeze.ts';
@@ -12,6 +13,7 @@ import {
   readSignature,
   Signature,
   textOption,
+  writeOption,
   writeSignature,
 } from '../protocol/signature.ts';
 
@@ -25,6 +27,7 @@ const BUILTIN: Readonly<Record<string, RegisteredTask['run']>> = {
   'celery.chunks': chunks,
   'celery.group': group,
   'celery.chord': chord,
+  'celery.chord_unlock': chordUnlock,
   'celery.chain': () => {
     throw Object.assign(new Error('chain is not a real task'), { name: 'NotImplementedError' });
   },
@@ -98,6 +101,51 @@ function chord(ctx: TaskContext, args: readonly Value[]): Json {
       body,
     ),
   );
+}
+
+/** As Celery's result_chord_retry_interval, s. */
+const UNLOCK_INTERVAL_SEC = 1;
+
+/**
+ * Sends the body of a chord whose parts nobody counts, once all members of its header have ended: for fleets that keep results
+ * elsewhere than in Redis, or did so when they sent it.
+ */
+async function chordUnlock(ctx: TaskContext, args: readonly Value[]): Promise<null> {
+  const body = parameter(ctx, args, 1, 'callback');
+  const interval = parameter(ctx, args, 2, 'interval');
+  const most = parameter(ctx, args, 3, 'max_retries');
+  const ids = leavesOf(jsonValue(parameter(ctx, args, 4, 'result')));
+  const sender = senderFor(ctx.task);
+  const results = await Promise.all(ids.map((id) => sender.result<Value>(id)));
+  const failed = results.find(({ state }) => state === 'FAILURE' || state === 'REVOKED');
+  if (failed !== undefined) return failBody(ctx, jsonValue(body), failed.taskId);
+  if (results.some(({ state }) => state !== 'SUCCESS'))
+    return ctx.retry({
+      countdown: typeof interval === 'number' ? interval : UNLOCK_INTERVAL_SEC,
+      maxRetries: typeof most === 'number' ? most : null,
+    });
+  await sender.apply(jsonValue(body) as { readonly [field: string]: Json }, [results.map(({ result }) => result)]);
+  return null;
+}
+
+/** Fails in a message in which the body follows: what follows a task fails with it. */
+function failBody(ctx: TaskContext, body: Json, failedId: string): never {
+  const { task, args, kwargs } = ctx;
+  if (Number(ctx.headers.replaced_task_nesting ?? 0) > 0)
+    throw Object.assign(new Error(`Dependency ${failedId} failed`), { name: 'ChordError' });
+  const errbacks = readSignature(body).options.link_error;
+  const options = { chain: [body], link_error: writeOption(errbacks) };
+  return ctx.replace({ task, args: jsonValue(args), kwargs: jsonValue(kwargs), options });
+}
+
+/** Ids of the tasks in tuple forms of results, those of groups within it among them. */
+function leavesOf(tuples: Json): string[] {
+  if (!Array.isArray(tuples)) return [];
+  return tuples.flatMap((tuple): string[] => {
+    const [own, members = null]: readonly Json[] = Array.isArray(tuple) ? tuple : [tuple];
+    if (members !== null) return leavesOf(members);
+    return [String(Array.isArray(own) ? own[0] : own)];
+  });
 }
 
 /** Sends it with the task's result, which is the tuple form of what it will come to. */

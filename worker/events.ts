@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type as operatingSystem } from 'node:os';
 import type { Redis } from 'ioredis';
-import { AsciiWriter, piece } from '../protocol/ascii-writer.ts';
+import { AsciiWriter } from '../protocol/ascii-writer.ts';
 import type { LogicalClock } from '../protocol/control-message.ts';
 import {
   beginEvent,
@@ -18,10 +18,8 @@ import {
   writeCustom,
   writeEnvelope,
   writeFailed,
-  writeReceived,
   writeRejected,
   writeRevoked,
-  writeSucceeded,
   writeTask,
   writeWorker,
 } from '../protocol/event-message.ts';
@@ -30,11 +28,8 @@ import { monotonicMs } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { VERSION } from '../runtime/version.ts';
 import type { Delivery } from './delivery.ts';
+import { EventBatch, type WriteFields } from './event-batch.ts';
 import { Lane } from './lane.ts';
-
-/** Most that one message holds: monitors read each as a whole. */
-const MAX_BATCH_EVENTS = 2_000;
-const MAX_BATCH_BYTES = 1_048_576;
 
 /** Most that waits for a Redis that is away, or slower than the tasks, bytes. */
 const MAX_WAITING_BYTES = 16_777_216;
@@ -45,7 +40,13 @@ const ASKED_FREQ_SEC = 5;
 /** Least time between two reports of what was dropped, ms. */
 const DROPPED_EVERY_MS = 10_000;
 
-/** What the open batch begins with, bytes; it doubles as needed. */
+/** Most events of one message that waits; it may be dropped as a whole. */
+const EVENTS_WAITING = 100;
+
+/** Memory of messages that were larger is given back, bytes. */
+const MAX_BUFFER_BYTES = 4_194_304;
+
+/** What messages begin with, bytes; they grow as needed. */
 const MIN_BUFFER_BYTES = 16_384;
 
 const EVENT_TYPE = /^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$/;
@@ -80,9 +81,6 @@ export interface EventsOptions {
 }
 
 const TAILS = {
-  received: eventTail('task-received'),
-  started: eventTail('task-started'),
-  succeeded: eventTail('task-succeeded'),
   failed: eventTail('task-failed'),
   retried: eventTail('task-retried'),
   revoked: eventTail('task-revoked'),
@@ -90,37 +88,30 @@ const TAILS = {
   cancelled: eventTail('task-cancelled'),
 };
 
-/** Events that go in one message. */
-interface Batch {
+/** A message that waits for Redis. */
+interface Waiting {
   readonly routingKey: string;
-  /** A JSON list without its end; of a single event, that event. */
-  readonly writer: AsciiWriter;
-  events: number;
-  /** Where the first event ends. */
-  firstEnd: number;
+  readonly body: Buffer;
+  readonly events: number;
 }
-
-const OPEN = 0x5b;
-const CLOSE = 0x5d;
 
 /**
  * Tells monitors what this worker does, as Celery's workers do: its own coming, beating and going at once, its tasks' life in
- * batches, one message in flight, so that batches grow with the load. A task costs no promise and no garbage: its events are
- * written into the next batch's bytes. While Redis is away, so much waits for it; of what is more the oldest is dropped and
- * counted.
+ * batches, one message in flight, so that batches grow with the load. A task costs no promise and no garbage. While Redis is
+ * away, so much waits for it; of what is more the oldest is dropped and counted.
  *
  * Redis answers how many heard a message. Where nobody heard the last one, only the first event of a batch is sent, and the
- * rest if that one is heard: what would be said to nobody costs next to nothing, and who begins to listen misses nothing.
+ * rest if that one is heard: what would be said to nobody is not even written, and who begins to listen misses nothing.
  */
 export class Events {
   readonly #options: EventsOptions;
   readonly #lane: Lane;
-  /** The next batch. */
-  #open = newBatch();
-  /** Memory for the batch after that one. */
-  #spare: Batch | null = null;
-  readonly #closed: Batch[] = [];
-  #closedBytes = 0;
+  /** What was told since the last message, and memory for what is told while that is in flight. */
+  #batch = new EventBatch();
+  #spare: EventBatch | null = new EventBatch();
+  readonly #waiting: Waiting[] = [];
+  #waitingBytes = 0;
+  #body = new AsciiWriter(MIN_BUFFER_BYTES);
   /** The message in flight. */
   #message = new AsciiWriter(MIN_BUFFER_BYTES);
   #isHeard = true;
@@ -129,8 +120,6 @@ export class Events {
   #reportedAtMs = -Infinity;
   #isOn: boolean;
   #isFlushDue = false;
-  /** When the event began that is being written, ms since epoch. */
-  #beganAtMs = 0;
   /** What each event begins with, and the hour for which that holds. */
   #head: Uint8Array = new Uint8Array();
   #hour = 0;
@@ -163,24 +152,24 @@ export class Events {
     return isNew;
   }
 
-  received(delivery: Delivery): void {
-    writeReceived(this.#begin(), delivery.message);
-    this.#end(TAILS.received);
+  received({ message }: Delivery): void {
+    const { clock, nowMs } = this.#options;
+    this.#room().received(clock.forward(), nowMs(), message);
   }
 
   started(id: string): void {
-    writeTask(this.#begin(), id);
-    this.#end(TAILS.started);
+    const { clock, nowMs } = this.#options;
+    this.#room().started(clock.forward(), nowMs(), id);
   }
 
-  succeeded(id: string, resultRepr: string, runtimeSec: number): void {
-    writeSucceeded(this.#begin(), id, resultRepr, runtimeSec);
-    this.#end(TAILS.succeeded);
+  /** `result` is what the task returned, or the JsonText of it. */
+  succeeded(id: string, result: unknown, runtimeSec: number): void {
+    const { clock, nowMs } = this.#options;
+    this.#room().succeeded(clock.forward(), nowMs(), id, result, runtimeSec);
   }
 
   failed(id: string, exceptionRepr: string, traceback: string | null): void {
-    writeFailed(this.#begin(), id, exceptionRepr, traceback);
-    this.#end(TAILS.failed);
+    this.#other(TAILS.failed, (to) => writeFailed(to, id, exceptionRepr, traceback));
   }
 
   /** A message names a task that this worker does not have. */
@@ -189,24 +178,20 @@ export class Events {
   }
 
   retried(id: string, exceptionRepr: string, traceback: string | null): void {
-    writeFailed(this.#begin(), id, exceptionRepr, traceback);
-    this.#end(TAILS.retried);
+    this.#other(TAILS.retried, (to) => writeFailed(to, id, exceptionRepr, traceback));
   }
 
   revoked(id: string, revocation: Revocation): void {
-    writeRevoked(this.#begin(), id, revocation);
-    this.#end(TAILS.revoked);
+    this.#other(TAILS.revoked, (to) => writeRevoked(to, id, revocation));
   }
 
   rejected(id: string, requeue: boolean): void {
-    writeRejected(this.#begin(), id, requeue);
-    this.#end(TAILS.rejected);
+    this.#other(TAILS.rejected, (to) => writeRejected(to, id, requeue));
   }
 
   /** A running task was left to others, because this worker ends. */
   cancelled(id: string): void {
-    writeTask(this.#begin(), id);
-    this.#end(TAILS.cancelled);
+    this.#other(TAILS.cancelled, (to) => writeTask(to, id));
   }
 
   /**
@@ -219,28 +204,30 @@ export class Events {
     // Whatever cannot be written has to show before anything is.
     const text = customFields(fields);
     if (type.startsWith('task-')) {
-      writeCustom(this.#begin(), id, text);
-      this.#end(eventTail(type));
+      this.#other(eventTail(type), (to) => writeCustom(to, id, text));
     } else {
-      this.#closeOpen();
-      const writer = this.#single(type, (to) => writeCustom(to, id, text));
-      this.#close({ routingKey: eventRoutingKey(type), writer, events: 1, firstEnd: writer.length });
+      this.#writeBatch();
+      const body = this.#single(type, (to) => writeCustom(to, id, text));
+      this.#wait({ routingKey: eventRoutingKey(type), body, events: 1 });
     }
     this.#flushSoon();
   }
 
-  /** Sends what was told since, unless a batch is in flight: then that is followed by the next. */
+  /** Sends what was told since, unless a message is in flight: then that is followed by the next. */
   flush(): void {
     if (this.#lane.isBusy) return;
-    const batch = this.#takeBatch();
-    if (batch === null) return;
-    if (batch.routingKey !== TASK_BATCH) {
-      this.#send(batch, batch.writer.bytes, () => this.#sent(batch, batch.events));
-    } else if (this.#isHeard || batch.events === 1) {
-      this.#sendRest(batch, 0, batch.events);
-    } else {
-      this.#sendFirst(batch);
+    const next = this.#waiting.shift();
+    if (next !== undefined) {
+      this.#waitingBytes -= next.body.length;
+      this.#send(next.routingKey, next.body, () => this.#sent(next.events));
+      return;
     }
+    const batch = this.#batch;
+    if (batch.size === 0) return;
+    this.#batch = this.#spare ?? new EventBatch();
+    this.#spare = null;
+    if (this.#isHeard || batch.size === 1) this.#sendFrom(batch, 0);
+    else this.#sendFirst(batch);
   }
 
   /** Resolves when everything is sent that was told. */
@@ -283,70 +270,55 @@ export class Events {
     onHeartbeat();
   }
 
-  async #tell(type: string, writeFields: (to: AsciiWriter) => void): Promise<void> {
+  async #tell(type: string, writeFields: WriteFields): Promise<void> {
     const routingKey = eventRoutingKey(type);
     const message = new AsciiWriter(MIN_BUFFER_BYTES);
-    this.#wrap(message, routingKey, this.#single(type, writeFields).bytes);
+    this.#wrap(message, routingKey, this.#single(type, writeFields));
     await this.#publish(routingKey, message.bytes);
   }
 
-  /** One event in memory of its own. */
-  #single(type: string, writeFields: (to: AsciiWriter) => void): AsciiWriter {
+  /** One event that is in no list. */
+  #single(type: string, writeFields: WriteFields): Buffer {
     const { clock, nowMs } = this.#options;
     const atMs = nowMs();
     const writer = new AsciiWriter(1_024);
     beginEvent(writer, this.#headAt(atMs), clock.forward());
     writeFields(writer);
     endEvent(writer, atMs, eventTail(type));
-    return writer;
+    return writer.bytes;
   }
 
-  // The next batch
+  // What was told
 
-  #begin(): AsciiWriter {
+  #other(tail: Uint8Array, write: WriteFields): void {
     const { clock, nowMs } = this.#options;
-    const { writer, events } = this.#open;
-    this.#beganAtMs = nowMs();
-    writer.raw(events === 0 ? LIST_BEGIN : LIST_NEXT);
-    beginEvent(writer, this.#headAt(this.#beganAtMs), clock.forward());
-    return writer;
+    this.#room().other(clock.forward(), nowMs(), tail, write);
   }
 
-  #end(tail: Uint8Array): void {
-    const batch = this.#open;
-    endEvent(batch.writer, this.#beganAtMs, tail);
-    if (batch.events === 0) batch.firstEnd = batch.writer.length;
-    batch.events += 1;
-    if (batch.events >= MAX_BATCH_EVENTS || batch.writer.length >= MAX_BATCH_BYTES) this.#closeOpen();
+  /** The batch that the next event goes into. */
+  #room(): EventBatch {
+    if (this.#batch.isFull) this.#writeBatch();
+    return this.#batch;
   }
 
-  #takeBatch(): Batch | null {
-    const closed = this.#closed.shift();
-    if (closed !== undefined) {
-      this.#closedBytes -= closed.writer.length;
-      return closed;
+  /** Writes what was told, so that it can wait without what it tells of being kept. */
+  #writeBatch(): void {
+    const batch = this.#batch;
+    for (let from = 0; from < batch.size; ) {
+      const events = this.#write(batch, from, EVENTS_WAITING);
+      this.#wait({ routingKey: TASK_BATCH, body: Buffer.from(this.#body.bytes), events });
+      from += events;
     }
-    return this.#open.events === 0 ? null : this.#replaceOpen();
+    batch.clear();
   }
 
-  #replaceOpen(): Batch {
-    const batch = this.#open;
-    this.#open = this.#spare ?? newBatch();
-    this.#spare = null;
-    return batch;
-  }
-
-  #closeOpen(): void {
-    if (this.#open.events > 0) this.#close(this.#replaceOpen());
-  }
-
-  #close(batch: Batch): void {
-    this.#closed.push(batch);
-    this.#closedBytes += batch.writer.length;
-    while (this.#closedBytes > MAX_WAITING_BYTES && this.#closed.length > 1) {
-      const oldest = this.#closed.shift();
+  #wait(message: Waiting): void {
+    this.#waiting.push(message);
+    this.#waitingBytes += message.body.length;
+    while (this.#waitingBytes > MAX_WAITING_BYTES && this.#waiting.length > 1) {
+      const oldest = this.#waiting.shift();
       if (oldest === undefined) return;
-      this.#closedBytes -= oldest.writer.length;
+      this.#waitingBytes -= oldest.body.length;
       this.#dropped += oldest.events;
       this.#options.counts.dropped += oldest.events;
     }
@@ -355,47 +327,57 @@ export class Events {
   // The message in flight
 
   /** Sends the first event of a batch, to learn whether anybody listens. */
-  #sendFirst(batch: Batch): void {
-    const { writer, firstEnd, events } = batch;
-    writer.replace(firstEnd, CLOSE);
-    this.#send(batch, writer.bytes.subarray(0, firstEnd + 1), (heardBy) => {
+  #sendFirst(batch: EventBatch): void {
+    this.#write(batch, 0, 1);
+    this.#send(TASK_BATCH, this.#body.bytes, (heardBy) => {
       if (heardBy > 0) {
         this.#options.counts.sent += 1;
-        // Behind the first event: the end of the list that it was, and a blank.
-        writer.replace(firstEnd + 1, OPEN);
-        this.#sendRest(batch, firstEnd + 1, events - 1);
-      } else {
-        this.#options.counts.unheard += events - 1;
-        this.#sent(batch, 1);
+        this.#sendFrom(batch, 1);
+        return;
       }
+      this.#options.counts.unheard += batch.size - 1;
+      this.#release(batch);
+      this.#sent(1);
     });
   }
 
-  /** Sends a batch from this byte on. */
-  #sendRest(batch: Batch, start: number, events: number): void {
-    const { writer } = batch;
-    writer.raw(LIST_END);
-    this.#send(batch, writer.bytes.subarray(start), (heardBy) => {
+  /** Sends a batch from this event on. */
+  #sendFrom(batch: EventBatch, from: number): void {
+    const events = this.#write(batch, from);
+    this.#send(TASK_BATCH, this.#body.bytes, (heardBy) => {
       this.#isHeard = heardBy > 0;
-      this.#sent(batch, events);
+      const next = from + events;
+      if (next < batch.size) {
+        this.#options.counts.sent += events;
+        this.#sendFrom(batch, next);
+        return;
+      }
+      this.#release(batch);
+      this.#sent(events);
     });
   }
 
-  #send({ routingKey }: Batch, body: Buffer, onAnswer: (heardBy: number) => void): void {
-    this.#message.clear();
+  /** Writes so many events into `#body` as a list; answers how many they are. */
+  #write(batch: EventBatch, from: number, most?: number): number {
+    this.#body = emptied(this.#body);
+    return batch.write(this.#body, this.#headAt(this.#options.nowMs()), from, most);
+  }
+
+  #release(batch: EventBatch): void {
+    batch.clear();
+    this.#spare = batch;
+  }
+
+  #send(routingKey: string, body: Buffer, onAnswer: (heardBy: number) => void): void {
+    this.#message = emptied(this.#message);
     this.#wrap(this.#message, routingKey, body);
     const { bytes } = this.#message;
     this.#lane.send(() => this.#publish(routingKey, bytes), onAnswer);
   }
 
-  #sent(batch: Batch, events: number): void {
+  #sent(events: number): void {
     this.#options.counts.sent += events;
     this.#reportDropped(DROPPED_EVERY_MS);
-    if (batch.routingKey === TASK_BATCH && batch.writer.size <= 2 * MAX_BATCH_BYTES) {
-      batch.writer.clear();
-      batch.events = 0;
-      this.#spare = batch;
-    }
     this.flush();
   }
 
@@ -439,10 +421,8 @@ export class Events {
   }
 }
 
-const LIST_BEGIN = piece('[');
-const LIST_NEXT = piece(', ');
-const LIST_END = piece(']');
-
-function newBatch(): Batch {
-  return { routingKey: TASK_BATCH, writer: new AsciiWriter(MIN_BUFFER_BYTES), events: 0, firstEnd: 0 };
+function emptied(writer: AsciiWriter): AsciiWriter {
+  if (writer.size > MAX_BUFFER_BYTES) return new AsciiWriter(MIN_BUFFER_BYTES);
+  writer.clear();
+  return writer;
 }

@@ -7,7 +7,7 @@ import type { Json } from '../protocol/json.ts';
 import type { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
-import { revokedBy } from './control/commands.ts';
+import { revokedBy } from './control/arguments.ts';
 
 /** How long the first answer, and each further one, is waited for, ms, as Celery does (celery/worker/consumer/mingle.py). */
 const TIMEOUT_MS = 1_000;

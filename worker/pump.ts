@@ -103,11 +103,15 @@ export class Pump {
   /** Messages that start as they are taken: how many were asked for, and those that are not yet read. */
   #asked = 0;
   #arrived: Reserved[] = [];
+  /** Messages that were taken and will wait for their turn. */
+  #unread = 0;
   #shards = 0;
   #verifiedAtMs = monotonicMs();
   #pollMs = POLL_MIN_MS;
   #pollTimer: NodeJS.Timeout | null = null;
   #isPumpDue = false;
+  /** Functions were entered for long enough in this turn of the event loop. */
+  #isSliceOver = false;
   #isStopping = false;
   #isClosed = false;
   #isFullSaid = false;
@@ -365,6 +369,7 @@ export class Pump {
     this.#isPumpDue = true;
     setImmediate(() => {
       this.#isPumpDue = false;
+      this.#isSliceOver = false;
       if (!this.#isClosed) this.#pump();
     });
   }
@@ -432,7 +437,7 @@ export class Pump {
    * to be taken off again. Null where no slot, or only few, are free.
    */
   #startable(): DirectStart | null {
-    if (this.#waiting.length > 0 || this.#isInDoubt) return null;
+    if (this.#waiting.length > 0 || this.#unread > 0 || this.#isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
     if (room < 1 || room < slots >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
@@ -445,6 +450,7 @@ export class Pump {
     this.#report(reply);
     // Twice in the queue, or answered twice: either way it is the message that we hold.
     const messages = reply.messages.filter(({ tag, isAcked }) => isAcked || !this.#known.has(tag));
+    const ordinary = messages.filter(({ isAcked }) => !isAcked);
     for (const message of messages) {
       const { tag, isAcked } = message;
       // What we held of it was given to others, and has come back.
@@ -460,9 +466,11 @@ export class Pump {
       this.#pollIn(this.#pollMs);
       this.#pollMs = Math.min(this.#pollMs * 2, POLL_MAX_MS);
     }
+    this.#unread = ordinary.length;
     // Before this batch is read, so that Redis works meanwhile.
     if (!this.#isStopping) this.#reserve();
-    for (const message of messages) if (!message.isAcked) this.#take(message, reply.nowMs);
+    this.#unread = 0;
+    for (const message of ordinary) this.#take(message, reply.nowMs);
     if (messages.length > 0) this.#options.onTaken();
     this.#runReady();
     this.#schedule();
@@ -640,7 +648,7 @@ export class Pump {
   // Run and settle
 
   #runReady(): void {
-    if (this.#ready.length === 0 && this.#arrived.length === 0) return;
+    if (this.#isSliceOver || (this.#ready.length === 0 && this.#arrived.length === 0)) return;
     const { pool, clock } = this.#options;
     const untilMs = monotonicMs() + SLICE_MS;
     // What was started ahead waits here for its slot; the end of a task comes back here.
@@ -656,7 +664,9 @@ export class Pump {
       if (found !== null) this.#run(found);
     }
     this.#arrived.splice(0, read);
-    if (this.#ready.length + this.#arrived.length > 0 && this.#active.size < pool.usable) this.#schedule();
+    this.#isSliceOver = monotonicMs() >= untilMs;
+    if (this.#isSliceOver || (this.#ready.length + this.#arrived.length > 0 && this.#active.size < pool.usable))
+      this.#schedule();
   }
 
   /** Enters the task, unless it is too late for that. */

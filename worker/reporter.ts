@@ -1,8 +1,8 @@
 import { signals } from '../client/signals.ts';
 import { pythonRepr } from '../protocol/json.ts';
 import type { TaskMessage } from '../protocol/message-reader.ts';
-import { exceptionRepr, RESULT_REPR_LENGTH, shortRepr } from '../protocol/repr.ts';
-import { exceptionOf, JsonText } from '../protocol/result.ts';
+import { exceptionRepr } from '../protocol/repr.ts';
+import { exceptionOf } from '../protocol/result.ts';
 import { Reject } from '../protocol/task-errors.ts';
 import type { Log } from '../runtime/log.ts';
 import type { WorkerConfig } from './config.ts';
@@ -83,7 +83,7 @@ export class Reporter {
     const events = this.#events;
     switch (outcome.state) {
       case 'success':
-        events.succeeded(id, resultRepr(outcome.value), runtimeSec);
+        events.succeeded(id, outcome.value, runtimeSec);
         return;
       case 'failure':
         events.failed(id, exceptionRepr(outcome.exception), outcome.traceback);
@@ -114,15 +114,6 @@ export class Reporter {
       case 'ignored':
     }
   }
-}
-
-/** Texts longer than this are shown as JSON rather than read for what little is shown of them, characters. */
-const MAX_PARSED = 16_384;
-
-function resultRepr(value: unknown): string {
-  if (!(value instanceof JsonText)) return shortRepr(value);
-  const { text } = value;
-  return text.length > MAX_PARSED ? `${text.slice(0, RESULT_REPR_LENGTH - 3)}...` : shortRepr(JSON.parse(text));
 }
 
 function reasonOf(outcome: Exclude<Outcome, { readonly state: 'success' }>): string | undefined {

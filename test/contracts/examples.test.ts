@@ -17,24 +17,28 @@ const GIVEN: Readonly<Record<string, string>> = {
 /** Of JavaScript only this is looked at: names, members and options that are not there. Types it does not write. */
 const NO_SUCH_NAME = [2304, 2305, 2339, 2353, 2551, 2552, 2561];
 
-/** The examples of a page in one of these languages, one after the other, as a reader goes through them. */
-function examplesOf(page: string, language: string): string | null {
+/** The programs on a page in one of these languages: each begins with an import, and what follows without one belongs to it. */
+function programsOf(page: string, language: string): string[] {
   const blocks = [...readFileSync(join(ROOT, page), 'utf8').matchAll(/^```(\w+)\n(.*?)^```$/gms)];
-  const examples = blocks.filter(([, name]) => name === language).map(([, , text]) => text);
-  return examples.length === 0 ? null : `${GIVEN[page] ?? ''}${examples.join('')}export {};\n`;
+  const programs: string[] = [];
+  for (const [, name, text = ''] of blocks) {
+    if (name !== language) continue;
+    const last = programs.pop();
+    if (last === undefined) programs.push(`${GIVEN[page] ?? ''}${text}`);
+    else if (text.includes(" from 'ringbeat';")) programs.push(last, text);
+    else programs.push(last + text);
+  }
+  return programs.map((text) => `${text}export {};\n`);
 }
 
 t.test('the examples of the documents are programs that the package types', async (t) => {
   const pages = ['README.md', ...readdirSync(join(ROOT, 'docs')).map((file) => `docs/${file}`)];
   const texts = pages
     .filter((page) => page.endsWith('.md'))
-    .flatMap((page) =>
-      ['ts', 'js'].map((language) => [`${basename(page, '.md')}.m${language}`, page, language] as const),
-    )
-    .flatMap(([file, page, language]) => {
-      const text = examplesOf(page, language);
-      return text === null ? [] : [[file, text] as const];
-    });
+    .flatMap((page) => ['ts', 'js'].map((language) => [page, language] as const))
+    .flatMap(([page, language]) =>
+      programsOf(page, language).map((text, at) => [`${basename(page, '.md')}-${at}.m${language}`, text] as const),
+    );
   const folder = t.testdir(Object.fromEntries(texts));
   const program = ts.createProgram(
     texts.map(([file]) => join(folder, file)),
@@ -56,5 +60,5 @@ t.test('the examples of the documents are programs that the package types', asyn
     .filter(({ file, code }) => !file?.fileName.endsWith('.mjs') || NO_SUCH_NAME.includes(code))
     .map(({ file, messageText }) => `${file?.fileName}: ${ts.flattenDiagnosticMessageText(messageText, '\n')}`);
   t.same(found, []);
-  t.ok(texts.length >= 5, `${texts.length} pages with examples`);
+  t.ok(texts.length >= 5, `${texts.length} programs`);
 });

@@ -67,6 +67,9 @@ interface Victim {
 /** Workers must be dead before this, counted from when all of them live. */
 const LATER_MS = 15_000;
 
+/** The claim to send the body of a chord outlives its worker by 30 s. */
+const CLAIM = { deadlineMs: 90_000 };
+
 /** A task that has been entered when its worker dies, with acks late. */
 const BLOCKER: Sent = { task: 'effect-late', plan: { gate: 'rescued' }, entered: 2, state: 'SUCCESS' };
 /** Started in the step that takes it, where its worker has a free slot. */
@@ -77,6 +80,10 @@ const LATE: Sent = { task: 'effect-late', entered: 1, state: 'SUCCESS' };
 const FOR_LATER: readonly Sent[] = [
   { ...EARLY, etaMs: LATER_MS },
   { ...LATE, etaMs: LATER_MS },
+];
+const CHORDS: readonly Sent[] = [
+  { ...EARLY, follow: 'chord' },
+  { ...LATE, follow: 'chord' },
 ];
 const RETRIED: Plan = { retries: 1 };
 
@@ -167,6 +174,9 @@ const PHASES: readonly Phase[] = [
     ],
     reached: isCut,
   },
+  // The last part has been counted: it is for another worker to send the body, once the claim of this one has run out.
+  { name: 'about to send a body', cut: ['finish-chord', 'before'], sent: CHORDS, reached: isCut },
+  { name: 'sending a body', cut: ['finish-chord', 'after'], sent: CHORDS, reached: isCut },
   {
     name: 'about to park',
     cut: ['park', 'before'],
@@ -237,7 +247,7 @@ t.test(
         toSucceed.filter((_, at) => states[at] !== 'SUCCESS'),
         [],
       );
-    });
+    }, CLAIM);
     await allSettled(redis);
     for (const { phase, ids } of victims) {
       const found = await Promise.all(

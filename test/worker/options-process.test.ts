@@ -9,8 +9,10 @@ import { type Spawned, spawnRingbeat, spawnWorker } from '../support/processes.t
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { listenToEvents } from './events-listener.ts';
 import { send } from './messages.ts';
+import { recordIn, startRig } from './worker-rig.ts';
 
 const TASKS = fileURLToPath(new URL('./sample-tasks.js', import.meta.url));
+const POOL_TASKS = fileURLToPath(new URL('./pool-tasks.js', import.meta.url));
 
 interface Setting {
   readonly server: RedisServer;
@@ -153,4 +155,15 @@ t.test('--without-heartbeat tells monitors nothing of the worker, but its tasks'
   await listener.life('a', ['task-received', 'task-started', 'task-succeeded']);
   t.same(await worker.stop(), { code: 0, signal: null });
   t.notOk(listener.events.some(({ type }) => type.startsWith('worker-')));
+});
+
+t.test('a program that names its tasks modules need not load them itself, whatever the pool is', async (t) => {
+  const server = await withRedis(t);
+  const redis = server.connect();
+  t.teardown(() => redis.disconnect());
+  for (const pool of ['async', 'processes'] as const) {
+    await startRig(t, server, { pool, concurrency: 1, tasks: [POOL_TASKS], queues: [pool], hostname: `${pool}@here` });
+    await send(redis, { task: 'add', id: pool, queue: pool, args: [2, 3] });
+    t.match(await recordIn(redis, pool), { status: 'SUCCESS', result: 5 });
+  }
 });

@@ -65,6 +65,31 @@ t.test('with maxRetries null there is no limit', async (t) => {
   t.match(await recordIn(redis, 'a'), { status: 'SUCCESS', result: 12 });
 });
 
+task('later', (ctx) => {
+  if (ctx.retries === 0) ctx.retry({ countdown: 0.5 });
+  return Math.round(ctx.eta!.getTime());
+});
+
+t.test('without a beat node a retry waits in its worker until it is due, and then runs', async (t) => {
+  await startRig(t, redisServer);
+  const nowMs = await redisNow(redis);
+  await send(redis, { task: 'later', id: 'a' });
+  const { headers } = await retried();
+  t.match(await recordIn(redis, 'a'), { status: 'SUCCESS', result: Date.parse(headers.eta) });
+  t.ok((await redisNow(redis)) >= nowMs + 500);
+  await eventually(async () => t.equal(await redis.hlen('unacked'), 0));
+});
+
+t.test('without a beat node a worker that stops gives a retry back to its queue, eta and all', async (t) => {
+  const { worker } = await startRig(t, redisServer);
+  await send(redis, { task: 'defaults', id: 'a', queue: 'celery', priority: 3 });
+  const { headers } = await retried();
+  await worker.stop();
+  const { headers: back } = await retried('celery\x06\x163');
+  t.match(back, { id: 'a', retries: 1, eta: headers.eta });
+  t.equal(await redis.hlen('unacked'), 0);
+});
+
 interface Envelope {
   readonly body: string;
   readonly headers: { readonly [name: string]: unknown; readonly eta: string; readonly expires: string };

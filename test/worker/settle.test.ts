@@ -149,3 +149,22 @@ t.test('a Redis that is out of memory still takes results of what it frees', asy
   t.equal(await redis.get(resultKey('id-a')), SUCCESS);
   t.equal(await redis.get(resultKey('id-b')), SUCCESS);
 });
+
+const record = { kind: 'record', taskId: 'id-a', record: FAILURE } as const;
+
+t.test('a message that its process died of is put back, and what would follow its end waits for that', async (t) => {
+  const crashed = { kind: 'crashed', list: 'celery', envelope: RAW, max: 2 } as const;
+  const next = { kind: 'push', list: 'next', envelope: RAW } as const;
+  await end([{ actions: [crashed, record, next] }]);
+  t.same(await whereabouts(redis), { ...GONE, queued: 1 });
+  t.same(await redis.hgetall('rb:crashes'), { a: '1' });
+  t.same(await redis.exists(resultKey('id-a'), 'next'), 0);
+
+  counter += 1;
+  await reserve(redis, 'rb', { workerId: 'w1', counter, limit: 10, byteLimit: 1_000_000, queues: ['celery'] });
+  await end([{ actions: [crashed, record, next] }]);
+  t.same(await whereabouts(redis), { ...GONE, dead: 1 });
+  t.equal(await redis.exists('rb:crashes'), 0);
+  t.equal(await redis.get(resultKey('id-a')), FAILURE);
+  t.equal(await redis.llen('next'), 1);
+});

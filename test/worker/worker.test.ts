@@ -101,7 +101,7 @@ t.test('the function learns all about its message', async (t) => {
   const expires = iso((await redisNow(redis)) + 60_000);
   await send(redis, {
     ...{ task: 'look', id: 'id-1', args: [1, 'b'], kwargs: { c: null }, priority: 3 },
-    headers: { ringbeat: schedule, parent_id: 'p', root_id: 'r', retries: 2, expires, 'x-tenant': 't1' },
+    headers: { ringbeat: schedule, parent_id: 'p', root_id: 'r', group: 'g', retries: 2, expires, 'x-tenant': 't1' },
   });
   await recordOf('id-1');
   t.match(seen, {
@@ -117,6 +117,7 @@ t.test('the function learns all about its message', async (t) => {
     headers: { 'x-tenant': 't1' },
     rootId: 'r',
     parentId: 'p',
+    groupId: 'g',
     schedule,
   });
   t.equal(seen!.signal.aborted, false);

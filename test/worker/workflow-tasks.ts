@@ -31,3 +31,10 @@ task('grow', (ctx, x: number) => {
   ctx.addToChord({ task: 'add', args: [x, 1], kwargs: {}, options: {} });
   return x;
 });
+const child = task('child', async ({ rootId }) => {
+  await redis.rpush('roots', String(rootId));
+});
+task('parent', async (ctx) => {
+  await Promise.all([child.delay(), child.s().delay()]);
+  await ctx.send(child.s());
+});

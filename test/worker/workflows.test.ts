@@ -3,15 +3,16 @@ import { fileURLToPath } from 'node:url';
 import type { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
 import { eventually } from '../support/eventually.ts';
-import { spawnWorker } from '../support/processes.ts';
+import { spawnBeat, spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { type MessageParts, send } from './messages.ts';
 
 const TASKS = fileURLToPath(new URL('./workflow-tasks.js', import.meta.url));
 const GROUP = 'celery-taskset-meta-g';
 
-async function setUp(t: Test): Promise<Redis> {
+async function setUp(t: Test, hasBeat = false): Promise<Redis> {
   const server = await withRedis(t);
+  if (hasBeat) await spawnBeat(t, server.url);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
   await spawnWorker(t, server.url, ['--tasks', TASKS], { env: { RINGBEAT_TEST_REDIS: server.url } });
@@ -95,4 +96,47 @@ t.test('a callback that is no signature fails the task', async (t) => {
   const redis = await setUp(t);
   await send(redis, { task: 'add', id: 'a', args: [1, 1], embed: { callbacks: [{ task: 'x', subtask_type: 'odd' }] } });
   t.match(await result(redis, 'a'), { status: 'FAILURE', result: { exc_type: 'BadSignature' } });
+});
+
+t.test('celery.chord_unlock sends the body once all members have ended, or fails it', async (t) => {
+  const redis = await setUp(t, true);
+  const unlock = (id: string, body: string, ...members: readonly string[]): MessageParts => ({
+    task: 'celery.chord_unlock',
+    id,
+    args: ['g', signature('echo', [], { task_id: body })],
+    kwargs: { interval: 0.05, result: members.map((member) => [[member, null], null]) },
+    headers: { ignore_result: true },
+  });
+  await send(redis, unlock('u', 'body', 'a', 'b'), { task: 'add', id: 'a', args: [1, 2] });
+  await result(redis, 'a');
+  await send(redis, { task: 'add', id: 'b', args: [3, 4] });
+  t.match(await result(redis, 'body'), { status: 'SUCCESS', result: [3, 7] });
+
+  await send(redis, { task: 'boom', id: 'c', args: ['bang'] }, unlock('v', 'failed body', 'a', 'c'));
+  t.match(await result(redis, 'failed body'), { status: 'FAILURE', result: { exc_type: 'ChordError' } });
+});
+
+t.test('what a task sends is its child, says so, and is in the record of its success', async (t) => {
+  const redis = await setUp(t, true);
+  await send(redis, { task: 'parent', id: 'p', headers: { root_id: 'root' } });
+  const { children } = await result(redis, 'p');
+  const ids = (children as [[string, null], null][]).map(([[id]]) => id);
+  t.equal(ids.length, 3);
+  for (const id of ids) t.match(await result(redis, id), { status: 'SUCCESS', parent_id: 'p' });
+  t.same(await redis.lrange('roots', 0, -1), ['root', 'root', 'root']);
+});
+
+t.test('a failure is stored and counted whatever its errbacks and its chain are', async (t) => {
+  const redis = await setUp(t);
+  await redis.set(`${GROUP}.s`, 1);
+  const odd = [{ task: 'x', subtask_type: 'odd' }];
+  await send(redis, {
+    task: 'add',
+    id: 'a',
+    args: [1, 1],
+    embed: { callbacks: odd, errbacks: odd, chain: odd, chord: BODY },
+    headers: { group: 'g', group_index: 0 },
+  });
+  t.match(await result(redis, 'a'), { status: 'FAILURE', result: { exc_type: 'BadSignature' } });
+  t.match(await result(redis, 'body'), { status: 'FAILURE', result: { exc_type: 'ChordError' } });
 });

@@ -64,3 +64,9 @@ export function isList(value: Json | undefined): value is readonly Json[] {
 export function snakeCase(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
+
+/** Ids that a peer has revoked: newer workers send a list of them, older ones an object of id and time. */
+export function revokedBy(value: Json | undefined): string[] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return textsOf(value);
+  return Object.keys(value);
+}

@@ -7,7 +7,7 @@ import type { RevokedTasks } from '../../protocol/revoked-tasks.ts';
 import { monotonicMs } from '../../runtime/clock.ts';
 import type { Log } from '../../runtime/log.ts';
 import type { WorkerConfig } from '../config.ts';
-import { type Arguments, integerOf, isTrue, requireArguments, textsOf } from './arguments.ts';
+import { type Arguments, integerOf, isTrue, requireArguments, revokedBy } from './arguments.ts';
 import { bugReport, settingsOf } from './conf.ts';
 import { listActive, listReserved, listScheduled, queryTasks } from './inspect.ts';
 import { setRateLimit, setTimeLimits } from './limits.ts';
@@ -105,10 +105,4 @@ function handlersOf(options: ControlOptions): Readonly<Record<ControlMethod, Han
       return undefined;
     },
   };
-}
-
-/** Ids that a peer has revoked: newer workers send a list of them, older ones an object of id and time. */
-export function revokedBy(value: Json | undefined): string[] {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return textsOf(value);
-  return Object.keys(value);
 }

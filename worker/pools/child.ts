@@ -3,7 +3,7 @@ import { Client } from '../../client/client.ts';
 import { offerClient } from '../../client/default-client.ts';
 import { signals } from '../../client/signals.ts';
 import { tasks } from '../../client/task.ts';
-import { RingbeatError } from '../../protocol/errors.ts';
+import { messageOf, RingbeatError } from '../../protocol/errors.ts';
 import { type Json, toJson } from '../../protocol/json.ts';
 import { readMessage, type TaskMessage } from '../../protocol/message-reader.ts';
 import { valueJson } from '../../protocol/result.ts';
@@ -18,6 +18,7 @@ import { loadTasks } from '../tasks-modules.ts';
 import {
   type ChildSetup,
   type EndMessage,
+  type ErrorData,
   errorData,
   errorFrom,
   type FromChild,
@@ -52,7 +53,7 @@ export class JobRunner implements TaskPort {
   }
 
   /** Loads the tasks. Throws what keeps them from being loaded. */
-  async start(setup: ChildSetup): Promise<void> {
+  async #start(setup: ChildSetup): Promise<void> {
     this.#setup = setup;
     const write = (line: string) => this.#send({ kind: 'log', line });
     this.#log = pino({ level: setup.logLevel, base: null }, { write });
@@ -82,20 +83,42 @@ export class JobRunner implements TaskPort {
     runTask({ message, task, cancellation, port: this }, (outcome) => this.#ended(job, outcome));
   }
 
-  hear(message: Exclude<ToChild, { kind: 'setup' | 'run' | 'stop' }>): void {
-    if (message.kind === 'interrupt') {
-      if (message.job === this.#job?.number) this.#cancellation.abort(errorFrom(message.reason));
-      return;
+  /** Does what the worker says besides jobs. */
+  hear(message: Exclude<ToChild, RunMessage>): void {
+    switch (message.kind) {
+      case 'setup':
+        this.#start(message.setup).then(
+          () => this.#send({ kind: 'ready' }),
+          (error: unknown) => this.#send({ kind: 'failed', error: errorData(error) }),
+        );
+        return;
+      case 'stop':
+        this.#stop();
+        return;
+      case 'interrupt':
+        if (message.job === this.#job?.number) this.#cancellation.abort(errorFrom(message.reason));
+        return;
+      case 'answer':
+        this.#answered(message.call, message.error);
     }
-    const call = this.#calls.get(message.call);
-    this.#calls.delete(message.call);
-    if (message.error === null) call?.done();
-    else call?.failed(errorFrom(message.error));
   }
 
-  /** Ends what the child holds open. */
-  async stop(): Promise<void> {
-    await this.#closeClient();
+  #answered(number: number, error: ErrorData | null): void {
+    const call = this.#calls.get(number);
+    this.#calls.delete(number);
+    if (error === null) call?.done();
+    else call?.failed(errorFrom(error));
+  }
+
+  /** Ends what the child holds open, and the child. */
+  #stop(): void {
+    this.#closeClient().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`${messageOf(error)}\n`);
+        process.exit(1);
+      },
+    );
   }
 
   #ended(job: number, outcome: Outcome): void {
@@ -170,9 +193,4 @@ const SUCCESS = '{"state":"success","wish":null}';
 
 function text(outcome: Partial<Outcome>): string {
   return toJson(outcome as Json);
-}
-
-/** Says why a child cannot start. */
-export function failed(error: unknown): FromChild {
-  return { kind: 'failed', error: errorData(error) };
 }

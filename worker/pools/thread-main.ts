@@ -1,8 +1,7 @@
 // What Piscina runs in a thread of the threads pool; see threads-pool.ts.
 import type { MessagePort } from 'node:worker_threads';
-import { messageOf } from '../../protocol/errors.ts';
 import type { EndMessage, RunMessage, ToChild } from './channel.ts';
-import { failed, JobRunner } from './child.ts';
+import { JobRunner } from './child.ts';
 
 interface OpenMessage {
   readonly kind: 'open';
@@ -25,25 +24,5 @@ export default function main(message: OpenMessage | RunMessage): Promise<EndMess
 function open(port: MessagePort): void {
   const jobs = new JobRunner((message) => port.postMessage(message));
   runner = jobs;
-  port.on('message', (message: Exclude<ToChild, RunMessage>) => {
-    switch (message.kind) {
-      case 'setup':
-        jobs.start(message.setup).then(
-          () => port.postMessage({ kind: 'ready' }),
-          (error) => port.postMessage(failed(error)),
-        );
-        return;
-      case 'stop':
-        jobs.stop().then(
-          () => process.exit(0),
-          (error) => {
-            process.stderr.write(`${messageOf(error)}\n`);
-            process.exit(1);
-          },
-        );
-        return;
-      default:
-        jobs.hear(message);
-    }
-  });
+  port.on('message', (message: Exclude<ToChild, RunMessage>) => jobs.hear(message));
 }
