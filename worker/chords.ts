@@ -30,6 +30,9 @@ const LOOK_EVERY_MS = 50;
 /** Chords that were left over by a worker that died are looked for so often, ms. */
 const SWEEP_MS = 5_000;
 
+/** So many, about, are looked at in one call. */
+const SWEEP_PAGE = 100;
+
 export interface ChordsOptions {
   readonly redis: Redis;
   readonly namespace: string;
@@ -71,12 +74,24 @@ export class Chords {
   /** Finishes what a worker left over that died before it sent a body; answers when to do so again, ms. */
   async sweep(): Promise<number> {
     const { redis, namespace } = this.#options;
-    const left = await redis.hgetall(namespaceKeys(namespace).chords);
-    for (const [groupId, follow] of Object.entries(left)) {
-      // Somebody is at it.
-      if ((await redis.exists(`${groupKey(groupId)}.c`)) === 0) await this.#finish(groupId, follow);
-    }
+    let cursor = '0';
+    do {
+      const [next, found] = await redis.hscan(namespaceKeys(namespace).chords, cursor, 'COUNT', SWEEP_PAGE);
+      for (let at = 0; at + 1 < found.length; at += 2) await this.#sweepOne(found[at]!, found[at + 1]!);
+      cursor = next;
+    } while (cursor !== '0');
     return SWEEP_MS;
+  }
+
+  /** One that cannot be finished keeps no other waiting. */
+  async #sweepOne(groupId: string, follow: string): Promise<void> {
+    try {
+      // Otherwise somebody is at it.
+      const isFree = (await this.#options.redis.exists(`${groupKey(groupId)}.c`)) === 0;
+      if (isFree) await this.#finish(groupId, follow);
+    } catch (error) {
+      this.#options.log.error({ event: 'chord_not_finished', group: groupId, reason: messageOf(error) });
+    }
   }
 
   async #finish(groupId: string, text: string): Promise<void> {
