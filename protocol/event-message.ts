@@ -1,7 +1,5 @@
 import { type AsciiWriter, piece } from './ascii-writer.ts';
 import { asciiJsonString, type Json, toPythonJson } from './json.ts';
-import type { TaskMessage } from './message-reader.ts';
-import { shortRepr } from './repr.ts';
 import { celeryTime } from './task-message.ts';
 
 /**
@@ -106,16 +104,32 @@ const PARENT = piece(', "parent_id": ');
 const RETRIES = piece(', "retries": ');
 const NO_TIMES = piece(', "eta": null, "expires": null');
 
+/** What is told of a message that a worker has taken. */
+export interface ReceivedTask {
+  readonly id: string;
+  /** The name under which it is shown. */
+  readonly name: string;
+  /** As Python shows them. */
+  readonly args: string;
+  readonly kwargs: string;
+  readonly rootId: string | null;
+  readonly parentId: string | null;
+  readonly retries: number;
+  /** ms since epoch. */
+  readonly etaMs: number | null;
+  readonly expiresMs: number | null;
+}
+
 /** Fields of `task-received`. */
-export function writeReceived(to: AsciiWriter, message: TaskMessage): void {
+export function writeReceived(to: AsciiWriter, message: ReceivedTask): void {
   const { etaMs, expiresMs } = message;
   writeTask(to, message.id);
   to.raw(NAME);
-  to.text(message.shadow ?? message.task);
+  to.text(message.name);
   to.raw(ARGS);
-  to.text(message.argsrepr ?? shortRepr(message.args));
+  to.text(message.args);
   to.raw(KWARGS);
-  to.text(message.kwargsrepr ?? shortRepr(message.kwargs));
+  to.text(message.kwargs);
   to.raw(ROOT);
   to.textOrNull(message.rootId);
   to.raw(PARENT);

@@ -3,6 +3,7 @@ import {
   beginEvent,
   endEvent,
   eventTail,
+  type ReceivedTask,
   writeReceived,
   writeSucceeded,
   writeTask,
@@ -11,13 +12,16 @@ import type { TaskMessage } from '../protocol/message-reader.ts';
 import { RESULT_REPR_LENGTH, shortRepr } from '../protocol/repr.ts';
 import { JsonText } from '../protocol/result.ts';
 
-/** Most events that a batch takes, and one message holds: monitors read each as a whole. */
-export const MAX_EVENTS = 2_000;
+/** Most events that a batch takes. */
+const MAX_EVENTS = 8_192;
+
+/** Most events of one message: monitors read each as a whole. */
+const MAX_MESSAGE_EVENTS = 2_000;
 
 /** A message gets no more events once it has so many bytes. */
 const MAX_BYTES = 1_048_576;
 
-/** Where a value of an event is found: those that are told thousands of times a second have columns of their own. */
+/** What an event is: those that are told thousands of times a second have columns of their own. */
 const RECEIVED = 0;
 const STARTED = 1;
 const SUCCEEDED = 2;
@@ -35,8 +39,8 @@ const LIST_END = piece(']');
 export type WriteFields = (to: AsciiWriter) => void;
 
 /**
- * Events that have not been written yet, in columns: to tell one costs a few stores and no memory, and what nobody wants to
- * hear is never written.
+ * Events that have not been written yet, in columns: to tell one costs a few stores, and what nobody wants to hear is never
+ * written. Of messages only what is told is kept: they would cost the garbage collector more than the events cost.
  */
 export class EventBatch {
   readonly #kinds = new Uint8Array(MAX_EVENTS);
@@ -44,7 +48,15 @@ export class EventBatch {
   readonly #times = new Float64Array(MAX_EVENTS);
   readonly #runtimes = new Float64Array(MAX_EVENTS);
   readonly #ids: string[] = new Array(MAX_EVENTS).fill('');
-  readonly #messages: (TaskMessage | null)[] = new Array(MAX_EVENTS).fill(null);
+  readonly #names: string[] = new Array(MAX_EVENTS).fill('');
+  readonly #args: string[] = new Array(MAX_EVENTS).fill('');
+  readonly #kwargs: string[] = new Array(MAX_EVENTS).fill('');
+  readonly #roots: (string | null)[] = new Array(MAX_EVENTS).fill(null);
+  readonly #parents: (string | null)[] = new Array(MAX_EVENTS).fill(null);
+  readonly #retries = new Float64Array(MAX_EVENTS);
+  /** NaN: none. */
+  readonly #etas = new Float64Array(MAX_EVENTS);
+  readonly #expiries = new Float64Array(MAX_EVENTS);
   readonly #results: unknown[] = new Array(MAX_EVENTS).fill(null);
   readonly #others: ({ readonly tail: Uint8Array; readonly write: WriteFields } | null)[] = new Array(MAX_EVENTS).fill(
     null,
@@ -60,7 +72,16 @@ export class EventBatch {
   }
 
   received(clock: number, atMs: number, message: TaskMessage): void {
-    this.#messages[this.#add(RECEIVED, clock, atMs)] = message;
+    const at = this.#add(RECEIVED, clock, atMs);
+    this.#ids[at] = message.id;
+    this.#names[at] = message.shadow ?? message.task;
+    this.#args[at] = message.argsrepr ?? shortRepr(message.args);
+    this.#kwargs[at] = message.kwargsrepr ?? shortRepr(message.kwargs);
+    this.#roots[at] = message.rootId;
+    this.#parents[at] = message.parentId;
+    this.#retries[at] = message.retries;
+    this.#etas[at] = message.etaMs ?? Number.NaN;
+    this.#expiries[at] = message.expiresMs ?? Number.NaN;
   }
 
   started(clock: number, atMs: number, id: string): void {
@@ -79,7 +100,7 @@ export class EventBatch {
   }
 
   /** Writes events as a JSON list from this one on, as many as go into a message, `most` at most; answers how many. */
-  write(to: AsciiWriter, head: Uint8Array, from: number, most = MAX_EVENTS): number {
+  write(to: AsciiWriter, head: Uint8Array, from: number, most = MAX_MESSAGE_EVENTS): number {
     const until = Math.min(this.#size, from + most);
     let at = from;
     do {
@@ -94,8 +115,9 @@ export class EventBatch {
 
   /** Forgets them. */
   clear(): void {
-    this.#ids.fill('', 0, this.#size);
-    this.#messages.fill(null, 0, this.#size);
+    for (const texts of [this.#ids, this.#names, this.#args, this.#kwargs]) texts.fill('', 0, this.#size);
+    this.#roots.fill(null, 0, this.#size);
+    this.#parents.fill(null, 0, this.#size);
     this.#results.fill(null, 0, this.#size);
     this.#others.fill(null, 0, this.#size);
     this.#size = 0;
@@ -109,9 +131,27 @@ export class EventBatch {
     return at;
   }
 
+  #receivedAt(at: number, id: string): ReceivedTask {
+    return {
+      id,
+      name: this.#names[at] ?? '',
+      args: this.#args[at] ?? '',
+      kwargs: this.#kwargs[at] ?? '',
+      rootId: this.#roots[at] ?? null,
+      parentId: this.#parents[at] ?? null,
+      retries: this.#retries[at] ?? 0,
+      etaMs: instant(this.#etas[at]),
+      expiresMs: instant(this.#expiries[at]),
+    };
+  }
+
   #writeRest(to: AsciiWriter, at: number, atMs: number): void {
     const id = this.#ids[at] ?? '';
     switch (this.#kinds[at]) {
+      case RECEIVED:
+        writeReceived(to, this.#receivedAt(at, id));
+        endEvent(to, atMs, RECEIVED_TAIL);
+        return;
       case STARTED:
         writeTask(to, id);
         endEvent(to, atMs, STARTED_TAIL);
@@ -121,17 +161,16 @@ export class EventBatch {
         endEvent(to, atMs, SUCCEEDED_TAIL);
         return;
     }
-    const message = this.#messages[at] ?? null;
-    if (message !== null) {
-      writeReceived(to, message);
-      endEvent(to, atMs, RECEIVED_TAIL);
-    }
     const other = this.#others[at] ?? null;
     if (other !== null) {
       other.write(to);
       endEvent(to, atMs, other.tail);
     }
   }
+}
+
+function instant(atMs: number | undefined): number | null {
+  return atMs === undefined || Number.isNaN(atMs) ? null : atMs;
 }
 
 /** Texts longer than this are shown as JSON rather than read for what little is shown of them, characters. */

@@ -107,8 +107,8 @@ export class Events {
   readonly #options: EventsOptions;
   readonly #lane: Lane;
   /** What was told since the last message, and memory for what is told while that is in flight. */
-  #batch = new EventBatch();
-  #spare: EventBatch | null = new EventBatch();
+  #batch: EventBatch | null = null;
+  #spare: EventBatch | null = null;
   readonly #waiting: Waiting[] = [];
   #waitingBytes = 0;
   #body = new AsciiWriter(MIN_BUFFER_BYTES);
@@ -206,7 +206,7 @@ export class Events {
     if (type.startsWith('task-')) {
       this.#other(eventTail(type), (to) => writeCustom(to, id, text));
     } else {
-      this.#writeBatch();
+      if (this.#batch !== null) this.#writeOut(this.#batch);
       const body = this.#single(type, (to) => writeCustom(to, id, text));
       this.#wait({ routingKey: eventRoutingKey(type), body, events: 1 });
     }
@@ -223,8 +223,8 @@ export class Events {
       return;
     }
     const batch = this.#batch;
-    if (batch.size === 0) return;
-    this.#batch = this.#spare ?? new EventBatch();
+    if (batch === null || batch.size === 0) return;
+    this.#batch = this.#spare;
     this.#spare = null;
     if (this.#isHeard || batch.size === 1) this.#sendFrom(batch, 0);
     else this.#sendFirst(batch);
@@ -297,13 +297,25 @@ export class Events {
 
   /** The batch that the next event goes into. */
   #room(): EventBatch {
-    if (this.#batch.isFull) this.#writeBatch();
+    if (this.#batch?.isFull) this.#makeRoom(this.#batch);
+    this.#batch ??= new EventBatch();
     return this.#batch;
   }
 
-  /** Writes what was told, so that it can wait without what it tells of being kept. */
-  #writeBatch(): void {
-    const batch = this.#batch;
+  /** Redis is away, or slow. */
+  #makeRoom(batch: EventBatch): void {
+    if (this.#isHeard) {
+      this.#writeOut(batch);
+      return;
+    }
+    // When it answered last, nobody listened.
+    this.#dropped += batch.size;
+    this.#options.counts.dropped += batch.size;
+    batch.clear();
+  }
+
+  /** Writes what was told, so that it can wait for longer. */
+  #writeOut(batch: EventBatch): void {
     for (let from = 0; from < batch.size; ) {
       const events = this.#write(batch, from, EVENTS_WAITING);
       this.#wait({ routingKey: TASK_BATCH, body: Buffer.from(this.#body.bytes), events });
