@@ -1,6 +1,5 @@
 import type { Redis } from 'ioredis';
 import { workerKeys } from '../lua/keys.ts';
-import { refresh } from '../lua/refresh.ts';
 import { type DirectStart, type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
 import { restoreTags } from '../lua/restore.ts';
 import type { Settlement, SettleReply } from '../lua/settle.ts';
@@ -18,6 +17,7 @@ import { DirectTasks } from './direct-tasks.ts';
 import { type EndingOptions, endingOf, endingOptions } from './ending.ts';
 import { EtaMessages } from './eta-messages.ts';
 import type { Events } from './events.ts';
+import { Holdings } from './holdings.ts';
 import { Lane } from './lane.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Outcome } from './outcome.ts';
@@ -45,9 +45,6 @@ const MAX_HELD = 10_000;
 
 /** Functions are entered for about this long, ms, before the event loop gets to hear of anything else. */
 const SLICE_MS = 10;
-
-/** After this long without word from Redis, ms, others may have taken us for dead: look before running anything. */
-const DOUBT_MS = 8_000;
 
 export interface PumpOptions {
   readonly redis: Redis;
@@ -81,7 +78,7 @@ export interface PumpOptions {
 export class Pump {
   readonly #options: PumpOptions;
   readonly #log: Log;
-  readonly #lanes: Readonly<Record<'reserve' | 'start' | 'settle' | 'verify', Lane>>;
+  readonly #lanes: Readonly<Record<'reserve' | 'start' | 'settle', Lane>>;
   readonly #settler: Settler;
   readonly #active: Active;
   readonly #reporter: Reporter;
@@ -89,8 +86,8 @@ export class Pump {
   readonly #started: Started;
   readonly #endings: EndingOptions;
   readonly #chords: Chords;
-  /** Everything of ours that lies in unacked, by tag; held messages too. */
-  readonly #known = new Map<string, Delivery | null>();
+  /** Everything of ours that lies in unacked; held messages too. */
+  readonly #holdings: Holdings;
   readonly #waiting: Delivery[] = [];
   readonly #eta: EtaMessages;
   /** May be run, in slots that are already taken for them. */
@@ -106,7 +103,6 @@ export class Pump {
   /** Messages that were taken and will wait for their turn. */
   #unread = 0;
   #shards = 0;
-  #verifiedAtMs = monotonicMs();
   #pollMs = POLL_MIN_MS;
   #pollTimer: NodeJS.Timeout | null = null;
   #isPumpDue = false;
@@ -128,7 +124,6 @@ export class Pump {
       reserve: lane('reserve'),
       start: lane('start'),
       settle: lane('settle'),
-      verify: lane('verify'),
     };
     this.#settler = new Settler({
       redis: options.redis,
@@ -139,12 +134,22 @@ export class Pump {
       shards: () => this.#shards,
       onSettled: (batch, reply) => this.#settled(batch, reply),
     });
+    this.#holdings = new Holdings({
+      ...options,
+      namespace: options.config.namespace,
+      onFailure: () => options.clock.disturbed(),
+      onLost: (tag) => this.#active.interrupt(tag, new Error(LOST)),
+      onVerified: (lost) => {
+        options.metrics.counts.refused += lost;
+        this.#schedule();
+      },
+    });
     this.#eta = new EtaMessages({
       ...options,
       namespace: options.config.namespace,
       onFailure: () => options.clock.disturbed(),
       onParked: (tags) => {
-        for (const tag of tags) this.#known.delete(tag);
+        this.#holdings.drop(tags);
         this.#schedule();
       },
       onGone: () => {
@@ -210,12 +215,7 @@ export class Pump {
   async drain(): Promise<void> {
     this.#isStopping = true;
     this.#disarm();
-    await Promise.all([
-      this.#lanes.reserve.idle(),
-      this.#lanes.start.idle(),
-      this.#eta.idle(),
-      this.#lanes.verify.idle(),
-    ]);
+    await Promise.all([this.#lanes.reserve.idle(), this.#lanes.start.idle(), this.#eta.idle(), this.#holdings.idle()]);
     const rest: Delivery[] = this.#waiting.splice(0);
     const everything = () => true;
     rest.push(
@@ -226,7 +226,7 @@ export class Pump {
     const tags = rest.filter((delivery) => !delivery.isLost).map((delivery) => delivery.tag);
     const { redis, config, workerId } = this.#options;
     await restoreTags(redis, config.namespace, workerId, tags);
-    for (const tag of tags) this.#known.delete(tag);
+    this.#holdings.drop(tags);
   }
 
   /** Resolves when no task runs, everything is settled, and the bodies of chords are sent. Only after `drain`. */
@@ -251,6 +251,7 @@ export class Pump {
     this.#disarm();
     this.#active.close();
     this.#eta.close();
+    this.#holdings.close();
     this.#options.rateLimits.close();
     for (const lane of Object.values(this.#lanes)) lane.close();
   }
@@ -260,16 +261,14 @@ export class Pump {
    * whether it was the first for so long that others may have taken what we hold: then `refresh` it.
    */
   heard(shards: number): boolean {
-    const isInDoubt = this.#isInDoubt;
     this.#shards = shards;
-    if (!isInDoubt) this.#verifiedAtMs = monotonicMs();
     this.#schedule();
-    return isInDoubt;
+    return this.#holdings.heard();
   }
 
   /** Says that we still hold what we hold, so that nobody takes it for lost, and forgets what we do not. */
-  async refresh(): Promise<void> {
-    this.#forget(await this.#lostOf([...this.#known.keys()]));
+  refresh(): Promise<void> {
+    return this.#holdings.refresh();
   }
 
   /** Ends what waits here of tasks that have been revoked; what comes later of them ends when it comes. */
@@ -325,18 +324,6 @@ export class Pump {
     return this.#options.revoked.covers(message);
   }
 
-  /** These tags are no longer ours: their messages are not to be started. */
-  #forget(tags: readonly string[]): void {
-    for (const tag of tags) {
-      const delivery = this.#known.get(tag);
-      if (delivery) {
-        delivery.isLost = true;
-        this.#active.interrupt(tag, new Error(LOST));
-      }
-      this.#known.delete(tag);
-    }
-  }
-
   get #isQuiet(): boolean {
     return (
       this.#active.size === 0 &&
@@ -357,10 +344,6 @@ export class Pump {
   /** Slots for which nothing is there or on its way. */
   get #free(): number {
     return this.#slots - this.#active.size - this.#ready.length - this.#starting - this.#asked - this.#arrived.length;
-  }
-
-  get #isInDoubt(): boolean {
-    return monotonicMs() - this.#verifiedAtMs > DOUBT_MS;
   }
 
   /** Pumps once this turn of the event loop is over, so that everything that happens in it goes into one batch. */
@@ -404,7 +387,7 @@ export class Pump {
     }
     const { prefetch } = this;
     const direct = this.#startable();
-    const room = prefetch - (this.#known.size - aside);
+    const room = prefetch - (this.#holdings.size - aside);
     // At most half of the room in one call: then Redis fills the one half while the other half is being run.
     const limit = Math.min(room, direct?.room ?? Math.ceil(prefetch / 2), MAX_BATCH);
     // Many small calls cost more than few large ones, so a little room has to wait, unless there is nothing to start.
@@ -437,7 +420,7 @@ export class Pump {
    * to be taken off again. Null where no slot, or only few, are free.
    */
   #startable(): DirectStart | null {
-    if (this.#waiting.length > 0 || this.#unread > 0 || this.#isInDoubt) return null;
+    if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
     if (room < 1 || room < slots >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
@@ -449,14 +432,14 @@ export class Pump {
     this.#options.clock.observe(reply.nowMs, sentAtMs);
     this.#report(reply);
     // Twice in the queue, or answered twice: either way it is the message that we hold.
-    const messages = reply.messages.filter(({ tag, isAcked }) => isAcked || !this.#known.has(tag));
+    const messages = reply.messages.filter(({ tag, isAcked }) => isAcked || !this.#holdings.has(tag));
     const ordinary = messages.filter(({ isAcked }) => !isAcked);
     for (const message of messages) {
       const { tag, isAcked } = message;
       // What we held of it was given to others, and has come back.
-      if (isAcked && this.#known.has(tag)) this.#forget([tag]);
+      if (isAcked && this.#holdings.has(tag)) this.#holdings.lose([tag]);
       if (isAcked) this.#arrived.push(message);
-      else this.#known.set(tag, null);
+      else this.#holdings.add(tag, null);
     }
     this.#asked = 0;
     if (reply.messages.length >= limit) {
@@ -480,7 +463,7 @@ export class Pump {
   #take(reserved: Reserved, nowMs: number): void {
     const found = this.#read(reserved, nowMs);
     if (found === null) return;
-    this.#known.set(found.tag, found);
+    this.#holdings.add(found.tag, found);
     const { etaMs } = found.message;
     if (this.#isRevoked(found)) this.#revoke(found, 'revoked');
     else if (etaMs !== null && etaMs > nowMs) this.#eta.add(found);
@@ -538,8 +521,8 @@ export class Pump {
     if (this.#putOff.length > 0 && this.#lastChance === null && !this.#lanes.start.isBusy)
       this.#waiting.unshift(...this.#putOff.splice(0, 1));
     if (this.#waiting.length === 0) return;
-    if (this.#isInDoubt) {
-      this.#verify();
+    if (this.#holdings.isInDoubt) {
+      this.#holdings.verify(this.#waiting.map(({ tag }) => tag));
       return;
     }
     const { pool, clock, rateLimits } = this.#options;
@@ -593,8 +576,8 @@ export class Pump {
       ({ nowMs, refused, lastChance, putOff }) => {
         clock.observe(nowMs, sentAtMs);
         this.#starting = 0;
-        for (const tag of early) this.#known.delete(tag);
-        for (const tag of refused) this.#known.delete(tag);
+        this.#holdings.drop(early);
+        this.#holdings.drop(refused);
         if (refused.size > 0) {
           metrics.counts.refused += refused.size;
           this.#log.warn({
@@ -614,35 +597,6 @@ export class Pump {
         this.#schedule();
       },
     );
-  }
-
-  /** Asks Redis which of the waiting messages are still ours: after a long silence others may have restored them. */
-  #verify(): void {
-    if (this.#lanes.verify.isBusy) return;
-    const tags = this.#waiting.map((delivery) => delivery.tag);
-    this.#lanes.verify.send(
-      () => this.#lostOf(tags),
-      (lost) => {
-        this.#forget(lost);
-        this.#options.metrics.counts.refused += lost.length;
-        if (lost.length > 0) {
-          this.#log.warn({ event: 'messages_lost', messages: lost.length, reason: 'this worker was taken for dead' });
-        }
-        this.#verifiedAtMs = monotonicMs();
-        this.#schedule();
-      },
-    );
-  }
-
-  async #lostOf(tags: readonly string[]): Promise<string[]> {
-    const { redis, config, workerId } = this.#options;
-    const gone: string[] = [];
-    for (let from = 0; from < tags.length; from += MAX_BATCH) {
-      const page = tags.slice(from, from + MAX_BATCH);
-      const { lost } = await refresh(redis, config.namespace, workerId, page);
-      gone.push(...page.filter((_, index) => lost.has(index)));
-    }
-    return gone;
   }
 
   // Run and settle
@@ -703,7 +657,7 @@ export class Pump {
   }
 
   #settled(batch: readonly Settlement[], reply: SettleReply): void {
-    for (const { tag, mode } of batch) if (mode !== 'acked') this.#known.delete(tag);
+    this.#holdings.drop(batch.filter(({ mode }) => mode !== 'acked').map(({ tag }) => tag));
     for (const index of reply.chords) this.#completed(batch[index]?.actions ?? []);
     if (reply.late > 0) {
       this.#log.warn({
