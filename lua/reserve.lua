@@ -1,5 +1,5 @@
--- reserve: take messages from their queues, most urgent list first, fair between queues of one urgency. They go to unacked;
--- those that would be acknowledged at once, because they are about to start, do not.
+-- reserve: take messages from their queues, most urgent list first, fair between queues of one urgency. They go to unacked.
+-- Those that start as they are taken are started here (see start): acknowledged, or noted as started.
 -- KEYS[1] workers       zset    worker id -> last heartbeat, ms since epoch
 -- KEYS[2] state         hash    the worker's: batch (counter last served), tags (what of that batch went to unacked, a line
 --                               each), direct (numbers of the lists of the rest)
@@ -8,26 +8,30 @@
 -- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] dead_letters  stream  elements that are no message
 -- KEYS[7] direct_list   list    envelopes of the last batch that were acknowledged as they were taken, for a repeated answer
--- KEYS[8...] lists      list    envelopes, newest at the head; all queues at the first step, then all at the next
+-- KEYS[8] started       set     delivery tags of late-acknowledged messages whose tasks have started
+-- KEYS[9] crashes       hash    delivery tag -> how many workers died of that message
+-- KEYS[10...] lists     list    envelopes, newest at the head; all queues at the first step, then all at the next
 -- ARGV[1] worker_id     text
 -- ARGV[2] counter       int     larger than that of the worker's last answered call; the same again repeats the answer
 -- ARGV[3] limit         int     1..1000 messages
 -- ARGV[4] byte_limit    int     stop once this many bytes were taken
 -- ARGV[5] dead_limit    int     entries that the dead letters keep, about
--- ARGV[6] direct_room   int     how many messages may be acknowledged as they are taken: their functions are entered at once
--- ARGV[7] tasks         text    of which tasks, a JSON text a line; only messages as kombu writes them, without eta, that no
---                               schedule waits for
--- ARGV[8...] tails      text    per queue, what follows the envelope in unacked: `, "", "<queue>"]`
--- Returns               [now_ms, elements that were no message, [lists of another type], list number (negative: acknowledged),
---                       tag, envelope, ...]
+-- ARGV[6] direct_room   int     how many messages may start as they are taken: their functions are entered at once
+-- ARGV[7] tasks         text    of which tasks, a JSON text a line, behind a + those that are acknowledged late; only messages
+--                               as kombu writes them, without eta, that no schedule waits for
+-- ARGV[8] max_crashes   int     workers that may die of a message before it is given up
+-- ARGV[9...] tails      text    per queue, what follows the envelope in unacked: `, "", "<queue>"]`
+-- Returns               [now_ms, elements that were no message, [lists of another type], list number (negative: acknowledged;
+--                       above 1,000,000: started), tag, envelope, ...]
 -- Atomic                a message is in its queue, in unacked, or acknowledged, and known by one worker only
 -- Cost                  O(limit); a handful of commands whatever the limit
 --- @include "redis-now"
 local workers, state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local worker_id, counter = ARGV[1], tonumber(ARGV[2])
 local limit, byte_limit, dead_limit = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local direct_list, direct_room = KEYS[7], tonumber(ARGV[6])
-local first_list, first_tail = 8, 8
+local direct_list, started, crashes = KEYS[7], KEYS[8], KEYS[9]
+local direct_room, max_crashes = tonumber(ARGV[6]), ARGV[8]
+local first_list, first_tail, STARTED = 10, 9, 1000000
 local queues = #ARGV - first_tail + 1
 
 local now_ms, now_us = redis_now()
@@ -88,12 +92,22 @@ redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 redis.call('XLEN', dead_letters)
 redis.call('LLEN', direct_list)
+redis.call('SCARD', started)
+redis.call('HLEN', crashes)
 
 local score = string.sub(now_us, 1, -7) .. '.' .. string.sub(now_us, -6)
 local tags, lines, scores, fields = {}, {}, {}, {}
-local direct, direct_numbers, is_direct_task = {}, {}, {}
+local direct, direct_numbers, started_tags, starts = {}, {}, {}, {}
 if direct_room > 0 then
-  for name in string.gmatch(ARGV[7], '[^\n]+') do is_direct_task[name] = true end
+  -- What workers died of has a last chance, which start gives.
+  local may_start_late = redis.call('HLEN', crashes) == 0
+  for mark, name in string.gmatch(ARGV[7], '(%+?)([^\n]+)') do
+    if mark == '' then
+      starts[name] = 'early'
+    elseif may_start_late then
+      starts[name] = 'late'
+    end
+  end
 end
 local room, bytes, seen = limit, byte_limit, 0
 
@@ -101,10 +115,15 @@ local room, bytes, seen = limit, byte_limit, 0
 local HEAD = '^{"body": "[^"]*", "content%-encoding": "utf%-8", "content%-type": "application/json", "headers": '
   .. '{"lang": "py", "task": ("[^"]+"), "id": "[^"]+", "shadow": null, "eta": null, '
 
-local function starts_at_once(envelope)
-  if #direct >= direct_room then return false end
+-- Whether it starts now: early or late, as it is acknowledged; nil when it does not.
+local function start_of(envelope)
+  if direct_room == 0 then return nil end
   local task = string.match(envelope, HEAD)
-  return task and is_direct_task[task] and not string.find(envelope, '"journal": ', 1, true)
+  local start = task and starts[task]
+  if start and string.find(envelope, '"journal": ', 1, true) then start = nil end
+  -- None that comes later may overtake one that waits.
+  direct_room = start and direct_room - 1 or 0
+  return start
 end
 
 local function accept(number, envelope)
@@ -116,21 +135,21 @@ local function accept(number, envelope)
       'queue', KEYS[first_list + queue], 'reason', reason, 'message', envelope)
     return
   end
-  local is_direct = starts_at_once(envelope)
-  if is_direct then
+  local start = start_of(envelope)
+  local place = start == 'early' and -number or start == 'late' and number + STARTED or number
+  if start == 'early' then
     direct[#direct + 1] = envelope
     direct_numbers[#direct_numbers + 1] = number
   else
-    -- None that comes later may overtake it.
-    direct_room = 0
+    if start == 'late' then started_tags[#started_tags + 1] = tag end
     tags[#tags + 1] = tag
-    lines[#lines + 1] = number .. ' ' .. tag
+    lines[#lines + 1] = place .. ' ' .. tag
     scores[#scores + 1] = score
     scores[#scores + 1] = tag
     fields[#fields + 1] = tag
     fields[#fields + 1] = '[' .. envelope .. ARGV[first_tail + queue]
   end
-  reply[#reply + 1] = is_direct and -number or number
+  reply[#reply + 1] = place
   reply[#reply + 1] = tag
   reply[#reply + 1] = envelope
 end
@@ -172,6 +191,10 @@ if #tags > 0 then
   redis.call('HSET', unacked, unpack(fields))
   redis.call('ZADD', index, unpack(scores))
   redis.call('SADD', reserved, unpack(tags))
+end
+if #started_tags > 0 then
+  redis.call('SADD', started, unpack(started_tags))
+  redis.call('HSET', state, 'max_crashes', max_crashes)
 end
 if #tags + #direct > 0 then
   redis.call('HSET', state, 'batch', counter, 'tags', table.concat(lines, '\n'), 'direct', table.concat(direct_numbers, ' '))

@@ -4,6 +4,9 @@ import { defineScript, integerReply, listReply, textReply } from './script.ts';
 
 const script = defineScript('reserve');
 
+/** What is added to the number of a message's list when it was started (lua/reserve.lua). */
+const STARTED = 1_000_000;
+
 /** The dead letters of a namespace's workers keep about this many messages. */
 export const WORKER_DEAD_LETTERS = 10_000;
 
@@ -17,15 +20,17 @@ export interface ReserveRequest {
   readonly byteLimit: number;
   /** In the order in which they are looked at. */
   readonly queues: readonly string[];
-  /** Messages that may be acknowledged as they are taken; see `Reserved.isAcked`. Default: none. */
+  /** Messages that may start as they are taken; see `Reserved.isStarted`. Default: none. */
   readonly direct?: DirectStart;
 }
 
-/** What may start at once: so many messages, of these tasks. */
+/** What may start as it is taken: so many messages, of these tasks. */
 export interface DirectStart {
   readonly room: number;
-  /** Their names as JSON texts, a line each. */
+  /** Their names as JSON texts, a line each, behind a + those that are acknowledged late. */
   readonly tasks: string;
+  /** How many workers may die of a message before it is given up. */
+  readonly maxCrashes: number;
 }
 
 export interface Reserved {
@@ -33,7 +38,9 @@ export interface Reserved {
   /** The list it was taken from. */
   readonly list: string;
   readonly envelope: string;
-  /** It was acknowledged as it was taken, so that its task must be entered now. */
+  /** It was started as it was taken: its task is to be entered now. */
+  readonly isStarted: boolean;
+  /** It was acknowledged with that. */
   readonly isAcked: boolean;
 }
 
@@ -51,12 +58,19 @@ export interface ReserveReply {
  * the worker still holds them.
  */
 export async function reserve(redis: Redis, namespace: string, request: ReserveRequest): Promise<ReserveReply> {
+  const worker = workerKeys(namespace, request.workerId);
   const lists = KOMBU.prioritySteps.flatMap((step) => request.queues.map((queue) => queueList(queue, step)));
   const reply = listReply(
     script,
     await script.run(
       redis,
-      [...holderKeys(namespace, request.workerId), workerKeys(namespace, request.workerId).direct, ...lists],
+      [
+        ...holderKeys(namespace, request.workerId),
+        worker.direct,
+        worker.started,
+        namespaceKeys(namespace).crashes,
+        ...lists,
+      ],
       [
         request.workerId,
         request.counter,
@@ -65,6 +79,7 @@ export async function reserve(redis: Redis, namespace: string, request: ReserveR
         WORKER_DEAD_LETTERS,
         request.direct?.room ?? 0,
         request.direct?.tasks ?? '',
+        request.direct?.maxCrashes ?? 0,
         ...request.queues.map((queue) => `, "", ${JSON.stringify(queue)}]`),
       ],
     ),
@@ -73,9 +88,10 @@ export async function reserve(redis: Redis, namespace: string, request: ReserveR
   for (let at = 3; at < reply.length; at += 3) {
     const number = integerReply(script, reply[at]);
     messages.push({
-      list: lists[Math.abs(number) - 1] ?? '',
+      list: lists[(Math.abs(number) % STARTED) - 1] ?? '',
       tag: textReply(script, reply[at + 1]!),
       envelope: textReply(script, reply[at + 2]!),
+      isStarted: number < 0 || number > STARTED,
       isAcked: number < 0,
     });
   }

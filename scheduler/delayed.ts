@@ -115,7 +115,14 @@ export class DelayedQueues implements Service {
       const delay = readDelay(envelope);
       if (delay !== null && revoked.has(delay.id)) {
         const record = revokedRecord({ id: delay.id, groupId: null, parentId: null }, 'revoked', nowMs);
-        settlements.push({ tag, mode: 'held', result: { taskId: delay.id, record }, letter: null, run: null, actions: [] });
+        settlements.push({
+          tag,
+          mode: 'held',
+          result: { taskId: delay.id, record },
+          letter: null,
+          run: null,
+          actions: [],
+        });
       } else if (delay !== null && delay.etaMs !== null && delay.etaMs > nowMs) {
         toPark.push({ tag, taskId: delay.id, list, etaMs: delay.etaMs });
       } else {
@@ -131,7 +138,13 @@ export class DelayedQueues implements Service {
       }
     }
     if (settlements.length === 0) return;
-    const request = { workerId: nodeId, counter: this.#counter, resultExpiresSec: RESULT_EXPIRES_SEC, shards: 0, settlements };
+    const request = {
+      workerId: nodeId,
+      counter: this.#counter,
+      resultExpiresSec: RESULT_EXPIRES_SEC,
+      shards: 0,
+      settlements,
+    };
     await settle(redis, name, request);
   }
 

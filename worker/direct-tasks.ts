@@ -5,7 +5,7 @@ import type { RateLimits } from './rate-limits.ts';
 /** Most bytes of names that one reserve carries; with more tasks none start as they are taken. */
 const MAX_NAMES = 8_192;
 
-/** The tasks whose messages may be acknowledged as they are taken: acknowledged early, and held up by no rate limit. */
+/** The tasks whose messages may start as they are taken: those that no rate limit holds up. */
 export class DirectTasks {
   readonly #acksLate: boolean;
   readonly #rateLimits: RateLimits;
@@ -19,7 +19,7 @@ export class DirectTasks {
     this.#rateLimits = options.rateLimits;
   }
 
-  /** Their names as JSON texts, a line each; '' for none. */
+  /** Their names as `DirectStart` has them; '' for none. */
   get names(): string {
     if (!this.#isCurrent()) this.#read();
     return this.#names;
@@ -36,8 +36,8 @@ export class DirectTasks {
     this.#tasks = [...tasks.values()];
     this.#revision = this.#rateLimits.revision;
     const names = this.#tasks
-      .filter(({ name, options }) => !(options.acksLate ?? this.#acksLate) && !this.#rateLimits.limits(name))
-      .map(({ name }) => asciiJsonString(name))
+      .filter(({ name }) => !this.#rateLimits.limits(name))
+      .map(({ name, options }) => `${(options.acksLate ?? this.#acksLate) ? '+' : ''}${asciiJsonString(name)}`)
       .join('\n');
     this.#names = names.length > MAX_NAMES ? '' : names;
   }

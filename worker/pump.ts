@@ -416,8 +416,8 @@ export class Pump {
   }
 
   /**
-   * What can start as soon as it is taken, and so may be acknowledged with that: then it need not be written to unacked only
-   * to be taken off again. Null where no slot, or only few, are free.
+   * What can start as soon as it is taken, which spares a call, and where acks are early the way through unacked. Null where
+   * no slot, or only few, are free.
    */
   #startable(): DirectStart | null {
     if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
@@ -425,7 +425,7 @@ export class Pump {
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
     if (room < 1 || room < slots >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
     const { names } = this.#directTasks;
-    return names === '' ? null : { room, tasks: names };
+    return names === '' ? null : { room, tasks: names, maxCrashes: this.#options.config.maxCrashes };
   }
 
   #reserved(reply: ReserveReply, limit: number, sentAtMs: number): void {
@@ -433,13 +433,16 @@ export class Pump {
     this.#report(reply);
     // Twice in the queue, or answered twice: either way it is the message that we hold.
     const messages = reply.messages.filter(({ tag, isAcked }) => isAcked || !this.#holdings.has(tag));
-    const ordinary = messages.filter(({ isAcked }) => !isAcked);
+    // What we hold may have been given to others meanwhile: then it waits until we know.
+    const startsNow = ({ isStarted, isAcked }: Reserved) => isAcked || (isStarted && !this.#holdings.isInDoubt);
+    const ordinary: Reserved[] = [];
     for (const message of messages) {
       const { tag, isAcked } = message;
       // What we held of it was given to others, and has come back.
       if (isAcked && this.#holdings.has(tag)) this.#holdings.lose([tag]);
-      if (isAcked) this.#arrived.push(message);
-      else this.#holdings.add(tag, null);
+      if (!isAcked) this.#holdings.add(tag, null);
+      if (startsNow(message)) this.#arrived.push(message);
+      else ordinary.push(message);
     }
     this.#asked = 0;
     if (reply.messages.length >= limit) {
@@ -615,7 +618,9 @@ export class Pump {
     const nowMs = clock.nowMs();
     while (read < this.#arrived.length && !isOver()) {
       const found = this.#read(this.#arrived[read++]!, nowMs);
-      if (found !== null) this.#run(found);
+      if (found === null || (found.isLate && !this.#holdings.has(found.tag))) continue;
+      if (found.isLate) this.#holdings.add(found.tag, found);
+      this.#run(found);
     }
     this.#arrived.splice(0, read);
     this.#isSliceOver = monotonicMs() >= untilMs;

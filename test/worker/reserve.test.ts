@@ -29,7 +29,7 @@ t.test(
     await redis.lpush('celery', raw);
     const before = await redisNow(redis);
     const { messages, nowMs } = await take();
-    t.same(messages, [{ tag: 'tag-1', list: 'celery', envelope: raw, isAcked: false }]);
+    t.same(messages, [{ tag: 'tag-1', list: 'celery', envelope: raw, isStarted: false, isAcked: false }]);
     t.same(await redis.hgetall('unacked'), { 'tag-1': `[${raw}, "", "celery"]` });
     t.ok(nowMs >= before && nowMs <= (await redisNow(redis)));
     const score = Number(await redis.zscore('unacked_index', 'tag-1'));
@@ -40,7 +40,7 @@ t.test(
   },
 );
 
-const DIRECT = { room: 10, tasks: '"note"\n"other"' };
+const DIRECT = { room: 10, tasks: '"note"\n"other"\n+"note-late"', maxCrashes: 3 };
 
 t.test('what may start at once is acknowledged as it is taken, as far as there is room', async (t) => {
   await send(redis, { tag: 'a' }, { tag: 'b', priority: 3 }, { tag: 'c', task: 'other' });
@@ -228,7 +228,7 @@ t.test('an envelope written by another producer is read whatever its blanks and 
   const raw =
     '{"properties":{"delivery_tag":"tag-x","delivery_info":{"routing_key":"celery","exchange":"ex","redelivered":true}},"headers":{},"body":""}';
   await redis.lpush('celery', raw);
-  t.same((await take()).messages, [{ tag: 'tag-x', list: 'celery', envelope: raw, isAcked: false }]);
+  t.same((await take()).messages, [{ tag: 'tag-x', list: 'celery', envelope: raw, isStarted: false, isAcked: false }]);
 });
 
 t.test('a queue whose key holds something else is reported and passed over', async (t) => {
