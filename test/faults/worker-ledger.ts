@@ -120,21 +120,30 @@ export async function stateOf(redis: Redis, id: string): Promise<string | null> 
   return record === null ? null : JSON.parse(record).status;
 }
 
+/** Every key with its type and size, as of one instant: a message on its way is in one place or the other. */
+const SIZES = `
+  local size_of = { list = 'LLEN', hash = 'HLEN', set = 'SCARD', zset = 'ZCARD', stream = 'XLEN', string = 'STRLEN' }
+  local found = {}
+  for _, key in ipairs(redis.call('KEYS', '*')) do
+    local type = redis.call('TYPE', key).ok
+    found[#found + 1] = { key, type, redis.call(size_of[type], key) }
+  end
+  return found`;
+
 /** What lies in Redis of messages that have not ended, by place; only places where something lies. */
 export async function unsettled(redis: Redis, namespace = 'rb'): Promise<Record<string, number>> {
   const places: Record<string, number> = {};
-  for (const key of await redis.keys('*')) {
-    const type = await redis.type(key);
-    const isHolding = key.startsWith(`${namespace}:worker:`) && /:(reserved|started)$/.test(key);
+  for (const [key, type, size] of (await redis.eval(SIZES, 0)) as [string, string, number][]) {
     // Answers to a process that asked the others something, and died.
     if (key.endsWith('.reply.celery.pidbox')) continue;
-    if (type === 'list' && !key.includes(':')) places[`queue ${key.replace('\x06\x16', ' ')}`] = await redis.llen(key);
-    else if (key === 'unacked') places[key] = await redis.hlen(key);
-    else if (key === 'unacked_index') places[key] = await redis.zcard(key);
-    else if (isHolding) places[key] = await redis.scard(key);
-    else if (key === `${namespace}:crashes`) places[key] = await redis.hlen(key);
-    else if (key === `${namespace}:dead-letters`) places[key] = await redis.xlen(key);
-    else if (/:\{\d+\}:parked$/.test(key)) places[key] = await redis.hlen(key);
+    const isHolding = key.startsWith(`${namespace}:worker:`) && /:(reserved|started)$/.test(key);
+    const isQueue = type === 'list' && !key.includes(':');
+    const isPlace =
+      isHolding ||
+      ['unacked', 'unacked_index', `${namespace}:crashes`, `${namespace}:dead-letters`].includes(key) ||
+      /:\{\d+\}:parked$/.test(key);
+    if (isQueue) places[`queue ${key.replace('\x06\x16', ' ')}`] = size;
+    else if (isPlace) places[key] = size;
   }
   return Object.fromEntries(Object.entries(places).filter(([, count]) => count > 0));
 }
