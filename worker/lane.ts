@@ -55,15 +55,12 @@ export class Lane {
     onRefused: ((error: RingbeatError) => void) | null,
   ): Promise<void> {
     for (let failures = 0; ; failures++) {
+      let answer: Answer;
       try {
-        const answer = await call(counter);
-        this.#flight = null;
-        if (!this.#closed) onAnswer(answer);
-        return;
+        answer = await call(counter);
       } catch (error) {
         if (onRefused !== null && error instanceof RingbeatError && error.code === 'NAMESPACE_GONE') {
-          this.#flight = null;
-          if (!this.#closed) onRefused(error);
+          this.#hand(error, onRefused);
           return;
         }
         if (this.#closed) {
@@ -73,7 +70,21 @@ export class Lane {
         this.#onFailure();
         if (failures === 0) this.#log.warn({ event: 'redis_call_failed', call: this.#name, reason: messageOf(error) });
         await sleep(Math.min(20 * 2 ** failures, 1_000));
+        continue;
       }
+      this.#hand(answer, onAnswer);
+      return;
+    }
+  }
+
+  /** What was answered is handed on once, even where that throws: to ask again would do what it brings a second time. */
+  #hand<Answer>(answer: Answer, onAnswer: (answer: Answer) => void): void {
+    this.#flight = null;
+    if (this.#closed) return;
+    try {
+      onAnswer(answer);
+    } catch (error) {
+      this.#log.error({ event: 'answer_not_handled', call: this.#name, err: error });
     }
   }
 }

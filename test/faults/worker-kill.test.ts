@@ -76,7 +76,7 @@ const BLOCKER: Sent = { task: 'effect-late', plan: { gate: 'rescued' }, entered:
 const EARLY_AT_ONCE: Sent = { task: 'effect', entered: 1, state: 'SUCCESS' };
 /** What has an eta, though it be past, is started in a step of its own. */
 const EARLY: Sent = { ...EARLY_AT_ONCE, etaMs: 0 };
-const LATE: Sent = { task: 'effect-late', entered: 1, state: 'SUCCESS' };
+const LATE: Sent = { task: 'effect-late', entered: 1, state: 'SUCCESS', etaMs: 0 };
 const FOR_LATER: readonly Sent[] = [
   { ...EARLY, etaMs: LATER_MS },
   { ...LATE, etaMs: LATER_MS },
@@ -159,21 +159,17 @@ const PHASES: readonly Phase[] = [
     ],
     reached: isCut,
   },
-  {
-    name: 'settling',
-    cut: ['settle', 'after'],
-    sent: [
-      EARLY,
-      { ...EARLY, plan: RETRIED, entered: 2 },
-      { ...EARLY, follow: 'chain' },
-      { ...EARLY, follow: 'chord' },
-      LATE,
-      { ...LATE, plan: RETRIED, entered: 2 },
-      { ...LATE, follow: 'chain' },
-      { ...LATE, follow: 'chord' },
-    ],
-    reached: isCut,
-  },
+  // One message each: which of several are settled by the call that is cut is a matter of chance.
+  ...[
+    EARLY,
+    { ...EARLY, plan: RETRIED, entered: 2 },
+    { ...EARLY, follow: 'chain' as const },
+    { ...EARLY, follow: 'chord' as const },
+    LATE,
+    { ...LATE, plan: RETRIED, entered: 2 },
+    { ...LATE, follow: 'chain' as const },
+    { ...LATE, follow: 'chord' as const },
+  ].map((sent, at): Phase => ({ name: `settling ${at}`, cut: ['settle', 'after'], sent: [sent], reached: isCut })),
   // The last part has been counted: it is for another worker to send the body, once the claim of this one has run out.
   { name: 'about to send a body', cut: ['finish-chord', 'before'], sent: CHORDS, reached: isCut },
   { name: 'sending a body', cut: ['finish-chord', 'after'], sent: CHORDS, reached: isCut },
@@ -191,16 +187,18 @@ const PHASES: readonly Phase[] = [
       until(async () => (await parkedOf(stage.redis, phase.name)) === FOR_LATER.length, 'they are parked'),
   },
   { name: 'held', isAlone: true, sent: FOR_LATER, reached: (victim) => holds(victim, FOR_LATER.length) },
-  {
-    name: 'settling without a beat node',
-    isAlone: true,
-    cut: ['settle', 'after'],
-    sent: [
-      { ...EARLY, plan: RETRIED, entered: 2 },
-      { ...LATE, plan: RETRIED, entered: 2 },
-    ],
-    reached: isCut,
-  },
+  ...[
+    { ...EARLY, plan: RETRIED, entered: 2 },
+    { ...LATE, plan: RETRIED, entered: 2 },
+  ].map(
+    (sent, at): Phase => ({
+      name: `settling without a beat node ${at}`,
+      isAlone: true,
+      cut: ['settle', 'after'],
+      sent: [sent],
+      reached: isCut,
+    }),
+  ),
   {
     name: 'about to give back',
     args: ['-c', '1', '--prefetch', '8'],
@@ -284,7 +282,8 @@ async function startVictim(t: Test, stage: Stage, phase: Phase): Promise<Victim>
 function cutAt(proxy: RedisProxy, script: string, when: 'before' | 'after'): Cut {
   return when === 'before'
     ? proxy.cutBefore(scriptNamed(script), Infinity)
-    : proxy.cutAfter(scriptNamed(script), Infinity);
+    : // Once, where the worker is to go on and repeat the call: cut off for longer than its lease it counts as dead.
+      proxy.cutAfter(scriptNamed(script), script === 'settle' ? 1 : Infinity);
 }
 
 async function sendForLater({ stage, phase }: Victim): Promise<void> {
