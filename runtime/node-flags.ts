@@ -8,7 +8,7 @@ export const NODE_FLAGS: readonly string[] = ['--max-semi-space-size=4'];
 
 /**
  * Lets this process's heap grow to twice what is in use before it is collected whole, instead of four times: a busy worker
- * stays some 40 MiB smaller, for a few per cent more work.
+ * stays much smaller, for a little more work.
  */
 export function keepHeapSmall(): void {
   setFlagsFromString('--heap-growing-percent=100');
