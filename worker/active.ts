@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import { signals } from '../client/signals.ts';
 import type { RegisteredTask } from '../client/task.ts';
+import type { TaskMessage } from '../protocol/message-reader.ts';
 import { exceptionOf } from '../protocol/result.ts';
 import { SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError } from '../protocol/task-errors.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
@@ -30,7 +31,7 @@ export interface ActiveOptions {
   /** Where neither the message nor the task has limits of its own. */
   readonly limits: TimeLimits;
   readonly port: TaskPort;
-  /** Told of every job that was entered, also when it has ended by then. */
+  /** Told of every job that is entered. */
   onStart(job: Job): void;
   /** Told once of every job that ended, whichever way, and how long it ran, s. */
   onEnd(delivery: Delivery, outcome: Outcome, runtimeSec: number): void;
@@ -39,7 +40,7 @@ export interface ActiveOptions {
 /** Ended jobs are cleared away when there are so many more of them than of running ones. */
 const MANY = 1_000;
 
-/** The tasks that run: gives them to the pool, and ends those that take too long or are terminated. */
+/** What the pool was given: enters tasks as their slots become free, and ends those that take too long or are terminated. */
 export class Active {
   readonly #options: ActiveOptions;
   readonly #jobs = new Map<string, Job>();
@@ -56,13 +57,19 @@ export class Active {
     this.#options = options;
   }
 
+  /** How many jobs the pool has, those that wait in it for their slots too. */
   get size(): number {
     return this.#jobs.size;
   }
 
-  /** What runs now, by delivery tag. */
-  get jobs(): ReadonlyMap<string, Job> {
-    return this.#jobs;
+  /** What runs now. */
+  running(): Job[] {
+    return [...this.#jobs.values()].filter(({ isEntered }) => isEntered);
+  }
+
+  /** What waits in the pool for a slot. */
+  waiting(): TaskMessage[] {
+    return [...this.#jobs.values()].flatMap(({ isEntered, delivery }) => (isEntered ? [] : [delivery.message]));
   }
 
   /** How many tasks of each name have started. */
@@ -81,31 +88,38 @@ export class Active {
     this.#changedLimits.set(task, limits);
   }
 
-  /** Enters the task. */
+  /** Gives the task to the pool. */
   start(delivery: Delivery): void {
-    const { pool, clock, metrics, events } = this.#options;
     const { message, task, tag } = delivery;
-    const nowMs = clock.nowMs();
     const [hard, soft] = message.timeLimit;
     const limits = this.limitsOf(task.name, task.options);
     const job: Job = {
       delivery,
-      startedAtMs: monotonicMs(),
-      startedAt: nowMs / 1_000,
+      startedAtMs: 0,
+      startedAt: 0,
       pid: process.pid,
       // As in Celery, a message's limit of 0 is none of its own.
       softLimitSec: soft || limits.soft,
       hardLimitSec: hard || limits.hard,
       cancellation: new Cancellation(),
+      isEntered: false,
+      terminateBy: null,
       isOver: false,
     };
-    if (message.schedule !== null) metrics.startLateness.observe(Math.max(0, nowMs - message.schedule.due) / 1_000);
     this.#jobs.set(tag, job);
-    this.#totals.set(task.name, (this.#totals.get(task.name) ?? 0) + 1);
-    if (events.isOn && task.options.sendEvents !== false) events.started(message.id);
-    this.#watch(job);
-    pool.run(job, (outcome) => this.#hasEnded(job, outcome));
-    this.#options.onStart(job);
+    this.#options.pool.run(
+      job,
+      () => this.#entered(job),
+      (outcome) => this.#hasEnded(job, outcome),
+    );
+  }
+
+  /** Takes back what waits in the pool and is not wanted any more; what could not be taken back has just been entered. */
+  takeBack(isUnwanted: (delivery: Delivery) => boolean): Delivery[] {
+    const waiting = [...this.#jobs.values()].filter(({ isEntered, delivery }) => !isEntered && isUnwanted(delivery));
+    const taken = waiting.filter((job) => this.#options.pool.takeBack(job)).map(({ delivery }) => delivery);
+    for (const { tag } of taken) this.#jobs.delete(tag);
+    return taken;
   }
 
   /** Aborts the signal of a task whose message is no longer ours; it may go on. */
@@ -126,7 +140,8 @@ export class Active {
       const { id } = job.delivery.message;
       if (!ids.has(id)) continue;
       terminated.push(id);
-      this.#giveUp(job, { state: 'revoked', reason: 'terminated', signum: constants.signals[signal] }, signal);
+      if (job.isEntered) this.#terminate(job, signal);
+      else job.terminateBy = signal;
     }
     return terminated;
   }
@@ -141,9 +156,28 @@ export class Active {
       job.cancellation.isOver = true;
       const { message, task, isLate } = job.delivery;
       // It goes back to its queue; what was acknowledged early is lost.
-      if (isLate && events.isOn && task.options.sendEvents !== false) events.cancelled(message.id);
+      if (isLate && job.isEntered && events.isOn && task.options.sendEvents !== false) events.cancelled(message.id);
     }
     this.#jobs.clear();
+  }
+
+  #entered(job: Job): void {
+    const { clock, metrics, events } = this.#options;
+    const { message, task } = job.delivery;
+    const nowMs = clock.nowMs();
+    job.isEntered = true;
+    job.startedAtMs = monotonicMs();
+    job.startedAt = nowMs / 1_000;
+    if (message.schedule !== null) metrics.startLateness.observe(Math.max(0, nowMs - message.schedule.due) / 1_000);
+    this.#totals.set(task.name, (this.#totals.get(task.name) ?? 0) + 1);
+    if (events.isOn && task.options.sendEvents !== false) events.started(message.id);
+    this.#watch(job);
+    this.#options.onStart(job);
+    if (job.terminateBy !== null) this.#terminate(job, job.terminateBy);
+  }
+
+  #terminate(job: Job, signal: NodeJS.Signals): void {
+    this.#giveUp(job, { state: 'revoked', reason: 'terminated', signum: constants.signals[signal] }, signal);
   }
 
   #hasEnded(job: Job, outcome: Outcome): void {

@@ -36,7 +36,8 @@ export function taskPort({ redis, config, workerId, clock, events, log, active }
       await storeStates(redis, config.resultExpiresSec, [{ taskId: message.id, record }]);
     },
     async extendLease(id) {
-      const tags = [...active().jobs].filter(([, { delivery }]) => delivery.message.id === id).map(([tag]) => tag);
+      const running = active().running();
+      const tags = running.flatMap(({ delivery: { message, tag } }) => (message.id === id ? [tag] : []));
       if (tags.length > 0) await refresh(redis, config.namespace, workerId, tags);
     },
     sendEvent: (id, type, fields) => events.custom(type, id, fields),

@@ -1,30 +1,26 @@
 import type { Redis } from 'ioredis';
-import { workerKeys } from '../lua/keys.ts';
-import { type DirectStart, type Reserved, type ReserveReply, reserve } from '../lua/reserve.ts';
+import type { DirectStart, Reserved } from '../lua/reserve.ts';
 import { restoreTags } from '../lua/restore.ts';
-import type { Settlement, SettleReply } from '../lua/settle.ts';
 import { start } from '../lua/start.ts';
 import { readableMessage, type TaskMessage } from '../protocol/message-reader.ts';
 import type { RevokedTasks } from '../protocol/revoked-tasks.ts';
 import { monotonicMs, type RedisClock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { Active } from './active.ts';
-import { Chords } from './chords.ts';
 import type { WorkerConfig } from './config.ts';
 import type { TaskPort } from './context.ts';
 import { type Delivery, triage } from './delivery.ts';
 import { DirectTasks } from './direct-tasks.ts';
-import { type EndingOptions, endingOf, endingOptions } from './ending.ts';
 import { EtaMessages } from './eta-messages.ts';
 import type { Events } from './events.ts';
+import { type End, Finisher } from './finisher.ts';
 import { Holdings } from './holdings.ts';
+import { Intake } from './intake.ts';
 import { Lane } from './lane.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Outcome } from './outcome.ts';
 import type { Pool } from './pools/pool.ts';
 import type { RateLimits } from './rate-limits.ts';
-import { Reporter } from './reporter.ts';
-import { Settler } from './settler.ts';
 import { Started } from './started.ts';
 
 /** Most messages that one script call carries. */
@@ -32,13 +28,6 @@ const MAX_BATCH = 500;
 
 /** As Celery's worker_prefetch_multiplier. */
 const PREFETCH_MULTIPLIER = 4;
-
-/** Most bytes that one reserve takes. */
-const MAX_BYTES = 1_048_576;
-
-/** Empty queues are looked at again after the first of these, ms, doubling up to the second. */
-const POLL_MIN_MS = 1;
-const POLL_MAX_MS = 20;
 
 /** Most messages that wait here for an eta which no beat node can park, or for a rate limit; then no more are taken. */
 const MAX_HELD = 10_000;
@@ -78,24 +67,21 @@ export interface PumpOptions {
 export class Pump {
   readonly #options: PumpOptions;
   readonly #log: Log;
-  readonly #lanes: Readonly<Record<'reserve' | 'start' | 'settle', Lane>>;
-  readonly #settler: Settler;
+  readonly #intake: Intake;
+  readonly #startLane: Lane;
   readonly #active: Active;
-  readonly #reporter: Reporter;
+  readonly #finisher: Finisher;
   readonly #directTasks: DirectTasks;
   readonly #started: Started;
-  readonly #endings: EndingOptions;
-  readonly #chords: Chords;
   /** Everything of ours that lies in unacked; held messages too. */
   readonly #holdings: Holdings;
   readonly #waiting: Delivery[] = [];
   readonly #eta: EtaMessages;
-  /** May be run, in slots that are already taken for them. */
+  /** May be run, in slots or places ahead of them that are already taken for them. */
   readonly #ready: Delivery[] = [];
   /** Would be given up if this worker died beside them, and wait until `#lastChance` has ended: one runs at a time. */
   readonly #putOff: Delivery[] = [];
   #lastChance: string | null = null;
-  #queues: readonly string[];
   #starting = 0;
   /** Messages that start as they are taken: how many were asked for, and those that are not yet read. */
   #asked = 0;
@@ -103,40 +89,32 @@ export class Pump {
   /** Messages that were taken and will wait for their turn. */
   #unread = 0;
   #shards = 0;
-  #pollMs = POLL_MIN_MS;
-  #pollTimer: NodeJS.Timeout | null = null;
   #isPumpDue = false;
   /** Functions were entered for long enough in this turn of the event loop. */
   #isSliceOver = false;
   #isStopping = false;
   #isClosed = false;
   #isFullSaid = false;
-  readonly #reported = new Set<string>();
   readonly #onQuiet: (() => void)[] = [];
 
   constructor(options: PumpOptions) {
     this.#options = options;
     this.#log = options.log;
-    this.#queues = options.config.queues;
+    const { namespace, queues } = options.config;
+    this.#intake = new Intake({ ...options, namespace, queues, onReady: () => this.#pump() });
     // What fails may have waited for a Redis that stood still, in which nobody's heartbeat got older rightly.
-    const lane = (name: string) => new Lane(name, options.log, () => options.clock.disturbed());
-    this.#lanes = {
-      reserve: lane('reserve'),
-      start: lane('start'),
-      settle: lane('settle'),
-    };
-    this.#settler = new Settler({
-      redis: options.redis,
-      namespace: options.config.namespace,
-      workerId: options.workerId,
-      resultExpiresSec: options.config.resultExpiresSec,
-      lane: this.#lanes.settle,
+    this.#startLane = new Lane('start', options.log, () => options.clock.disturbed());
+    this.#finisher = new Finisher({
+      ...options,
       shards: () => this.#shards,
-      onSettled: (batch, reply) => this.#settled(batch, reply),
+      onSettled: (tags) => {
+        this.#holdings.drop(tags);
+        this.#schedule();
+      },
     });
     this.#holdings = new Holdings({
       ...options,
-      namespace: options.config.namespace,
+      namespace,
       onFailure: () => options.clock.disturbed(),
       onLost: (tag) => this.#active.interrupt(tag, new Error(LOST)),
       onVerified: (lost) => {
@@ -146,7 +124,7 @@ export class Pump {
     });
     this.#eta = new EtaMessages({
       ...options,
-      namespace: options.config.namespace,
+      namespace,
       onFailure: () => options.clock.disturbed(),
       onParked: (tags) => {
         this.#holdings.drop(tags);
@@ -157,19 +135,8 @@ export class Pump {
         this.#schedule();
       },
     });
-    this.#reporter = new Reporter(options);
     this.#directTasks = new DirectTasks({ acksLate: options.config.acksLate, rateLimits: options.rateLimits });
     this.#started = new Started(options);
-    this.#endings = endingOptions(options.config);
-    this.#chords = new Chords({
-      ...options,
-      namespace: options.config.namespace,
-      token: workerKeys(options.config.namespace, options.workerId).state,
-      resultExpiresSec: options.config.resultExpiresSec,
-      source: this.#endings.source,
-      nowMs: () => options.clock.nowMs(),
-      shards: () => this.#shards,
-    });
     this.#active = new Active({
       ...options,
       limits: { soft: options.config.softTimeLimitSec, hard: options.config.timeLimitSec },
@@ -194,17 +161,17 @@ export class Pump {
 
   /** Queues that messages are taken from. */
   get queues(): readonly string[] {
-    return [...this.#queues].sort();
+    return this.#intake.queues;
   }
 
   addQueue(queue: string): void {
-    if (!this.#queues.includes(queue)) this.#queues = [...this.#queues, queue];
+    this.#intake.add(queue);
     this.#schedule();
   }
 
   /** What was taken from it before is run. */
   cancelQueue(queue: string): void {
-    this.#queues = this.#queues.filter((name) => name !== queue);
+    this.#intake.cancel(queue);
   }
 
   start(): void {
@@ -214,8 +181,7 @@ export class Pump {
   /** Takes no more messages and starts no more tasks; gives back what has not started. Running tasks go on. */
   async drain(): Promise<void> {
     this.#isStopping = true;
-    this.#disarm();
-    await Promise.all([this.#lanes.reserve.idle(), this.#lanes.start.idle(), this.#eta.idle(), this.#holdings.idle()]);
+    await Promise.all([this.#intake.stop(), this.#startLane.idle(), this.#eta.idle(), this.#holdings.idle()]);
     const rest: Delivery[] = this.#waiting.splice(0);
     const everything = () => true;
     rest.push(
@@ -236,24 +202,25 @@ export class Pump {
         this.#onQuiet.push(resolve);
       });
     }
-    await this.#chords.quiet();
+    await this.#finisher.quiet();
   }
 
   /** Finishes chords that other workers left over when they died; answers when to look again, ms. */
   sweepChords(): Promise<number> {
-    return this.#chords.sweep();
+    return this.#finisher.sweepChords();
   }
 
   /** Forgets everything at once; what still runs is no longer heard of. */
   close(): void {
     this.#isStopping = true;
     this.#isClosed = true;
-    this.#disarm();
+    this.#intake.close();
+    this.#startLane.close();
     this.#active.close();
+    this.#finisher.close();
     this.#eta.close();
     this.#holdings.close();
     this.#options.rateLimits.close();
-    for (const lane of Object.values(this.#lanes)) lane.close();
   }
 
   /**
@@ -281,6 +248,7 @@ export class Pump {
       ...this.#options.rateLimits.takeWhere(isRevoked),
     ];
     for (const delivery of dropped) if (!delivery.isLost) this.#revoke(delivery, 'revoked');
+    for (const delivery of this.#active.takeBack(isRevoked)) this.#drop(delivery, 'revoked');
     this.#schedule();
   }
 
@@ -300,7 +268,7 @@ export class Pump {
     return deliveries
       .filter(({ isLost, message }) => !isLost && (message.etaMs === null || message.etaMs <= nowMs))
       .map(({ message }) => message)
-      .concat(arrived);
+      .concat(arrived, this.#active.waiting());
   }
 
   /** How many tasks run or wait for a slot. */
@@ -330,8 +298,7 @@ export class Pump {
       this.#ready.length === 0 &&
       this.#arrived.length === 0 &&
       this.#starting === 0 &&
-      this.#settler.backlog === 0 &&
-      !this.#lanes.settle.isBusy
+      this.#finisher.isIdle
     );
   }
 
@@ -360,7 +327,7 @@ export class Pump {
   #pump(): void {
     this.#runReady();
     this.#started.flush();
-    this.#settler.flush();
+    this.#settle();
     if (!this.#isStopping) {
       this.#waiting.push(...this.#eta.takeDue(this.#options.clock.nowMs()));
       this.#startWaiting();
@@ -368,7 +335,7 @@ export class Pump {
       this.#reserve();
       // Starting may have settled: revoked ones, and tasks that ended at once.
       this.#started.flush();
-      this.#settler.flush();
+      this.#settle();
     }
     this.#options.events.flush();
     if (this.#isStopping && this.#isQuiet) for (const resolve of this.#onQuiet.splice(0)) resolve();
@@ -377,12 +344,11 @@ export class Pump {
   // Reserve
 
   #reserve(): void {
-    if (this.#lanes.reserve.isBusy || this.#pollTimer !== null) return;
-    const { redis, config, workerId, rateLimits } = this.#options;
-    const aside = this.#eta.held + rateLimits.size + this.#putOff.length;
-    if (aside >= MAX_HELD || this.#queues.length === 0) {
-      if (aside >= MAX_HELD) this.#sayFull(aside);
-      this.#pollIn(POLL_MAX_MS);
+    if (!this.#intake.isReady) return;
+    const aside = this.#eta.held + this.#options.rateLimits.size + this.#putOff.length;
+    if (aside >= MAX_HELD) {
+      this.#sayFull(aside);
+      this.#intake.pause();
       return;
     }
     const { prefetch } = this;
@@ -394,18 +360,8 @@ export class Pump {
     const isWorthwhile =
       direct !== null || room >= Math.max(1, prefetch >> 2) || (room > 0 && this.#waiting.length === 0);
     if (!isWorthwhile || limit <= 0) return;
-    const queues = this.#queues;
-    this.#queues = [...queues.slice(1), ...queues.slice(0, 1)];
     this.#asked = direct?.room ?? 0;
-    let sentAtMs = monotonicMs();
-    this.#lanes.reserve.send(
-      (counter) => {
-        sentAtMs = monotonicMs();
-        const request = { workerId, counter, limit, byteLimit: MAX_BYTES, queues };
-        return reserve(redis, config.namespace, direct === null ? request : { ...request, direct });
-      },
-      (reply) => this.#reserved(reply, limit, sentAtMs),
-    );
+    this.#intake.take(limit, direct, (messages, nowMs) => this.#taken(messages, nowMs));
   }
 
   #sayFull(messages: number): void {
@@ -423,16 +379,14 @@ export class Pump {
     if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
-    if (room < 1 || room < slots >> 2 || this.#settler.backlog > 4 * MAX_BATCH) return null;
+    if (room < 1 || room < slots >> 2 || this.#finisher.backlog > 4 * MAX_BATCH) return null;
     const { names } = this.#directTasks;
     return names === '' ? null : { room, tasks: names, maxCrashes: this.#options.config.maxCrashes };
   }
 
-  #reserved(reply: ReserveReply, limit: number, sentAtMs: number): void {
-    this.#options.clock.observe(reply.nowMs, sentAtMs);
-    this.#report(reply);
+  #taken(taken: readonly Reserved[], nowMs: number): void {
     // Twice in the queue, or answered twice: either way it is the message that we hold.
-    const messages = reply.messages.filter(({ tag, isAcked }) => isAcked || !this.#holdings.has(tag));
+    const messages = taken.filter(({ tag, isAcked }) => isAcked || !this.#holdings.has(tag));
     // What we hold may have been given to others meanwhile: then it waits until we know.
     const startsNow = ({ isStarted, isAcked }: Reserved) => isAcked || (isStarted && !this.#holdings.isInDoubt);
     const ordinary: Reserved[] = [];
@@ -445,18 +399,11 @@ export class Pump {
       else ordinary.push(message);
     }
     this.#asked = 0;
-    if (reply.messages.length >= limit) {
-      this.#pollMs = POLL_MIN_MS;
-    } else {
-      if (reply.messages.length > 0) this.#pollMs = POLL_MIN_MS;
-      this.#pollIn(this.#pollMs);
-      this.#pollMs = Math.min(this.#pollMs * 2, POLL_MAX_MS);
-    }
     this.#unread = ordinary.length;
     // Before this batch is read, so that Redis works meanwhile.
     if (!this.#isStopping) this.#reserve();
     this.#unread = 0;
-    for (const message of ordinary) this.#take(message, reply.nowMs);
+    for (const message of ordinary) this.#take(message, nowMs);
     if (messages.length > 0) this.#options.onTaken();
     this.#runReady();
     this.#schedule();
@@ -478,50 +425,23 @@ export class Pump {
     const { config, log } = this.#options;
     const found = triage(reserved, nowMs, { acksLate: config.acksLate, log });
     if ('mode' in found) {
-      this.#reporter.dead(reserved.envelope, found.letter?.reason ?? '');
-      this.#settler.add(found);
+      this.#finisher.dead(reserved, found);
       return null;
     }
     if ('settlement' in found) {
-      this.#reporter.unknown(found.message);
-      this.#settler.add(found.settlement);
+      this.#finisher.unknown(found);
       return null;
     }
     const { expiresMs } = found.message;
     const isExpired = expiresMs !== null && nowMs > expiresMs;
-    if (!isExpired && !this.#isRevoked(found)) this.#reporter.received(found);
+    if (!isExpired && !this.#isRevoked(found)) this.#finisher.received(found);
     return found;
-  }
-
-  #report(reply: ReserveReply): void {
-    if (reply.deadLetters > 0) {
-      this.#options.metrics.counts.dead += reply.deadLetters;
-      this.#log.error({ event: 'no_message', elements: reply.deadLetters });
-    }
-    for (const key of reply.wrongTypes) {
-      if (this.#reported.has(key)) continue;
-      this.#reported.add(key);
-      this.#log.error({ event: 'queue_is_no_list', key });
-    }
-  }
-
-  #pollIn(ms: number): void {
-    if (this.#isStopping) return;
-    this.#pollTimer ??= setTimeout(() => {
-      this.#pollTimer = null;
-      this.#pump();
-    }, ms);
-  }
-
-  #disarm(): void {
-    if (this.#pollTimer !== null) clearTimeout(this.#pollTimer);
-    this.#pollTimer = null;
   }
 
   // Start
 
   #startWaiting(): void {
-    if (this.#putOff.length > 0 && this.#lastChance === null && !this.#lanes.start.isBusy)
+    if (this.#putOff.length > 0 && this.#lastChance === null && !this.#startLane.isBusy)
       this.#waiting.unshift(...this.#putOff.splice(0, 1));
     if (this.#waiting.length === 0) return;
     if (this.#holdings.isInDoubt) {
@@ -532,10 +452,10 @@ export class Pump {
     const slots = this.#slots;
     let free = this.#free;
     // Results are stored slower than tasks run: let them catch up instead of piling up in memory.
-    if (this.#settler.backlog > 4 * MAX_BATCH) free = 0;
+    if (this.#finisher.backlog > 4 * MAX_BATCH) free = 0;
     if (free <= 0) return;
     // A call for each slot costs more than one for several, and what was started ahead bridges the wait.
-    if (free < slots >> 1 && this.#ready.length + this.#arrived.length >= pool.usable) return;
+    if (free < slots >> 1 && this.#active.size + this.#ready.length + this.#arrived.length >= 2 * pool.usable) return;
     const nowMs = clock.nowMs();
     // Half of the slots at a time: the next are started while these run.
     const most = Math.min(Math.ceil(slots / 2), MAX_BATCH);
@@ -543,7 +463,7 @@ export class Pump {
     let taken = 0;
     for (const delivery of this.#waiting) {
       const needsStart = !isJournalRun(delivery);
-      if (free === 0 || (needsStart && (batch.length === most || this.#lanes.start.isBusy))) break;
+      if (free === 0 || (needsStart && (batch.length === most || this.#startLane.isBusy))) break;
       taken += 1;
       if (delivery.isLost) continue;
       const { expiresMs } = delivery.message;
@@ -571,7 +491,7 @@ export class Pump {
     const mayStartLastChance = this.#lastChance === null;
     this.#starting = batch.length;
     let sentAtMs = monotonicMs();
-    this.#lanes.start.send(
+    this.#startLane.send(
       (counter) => {
         sentAtMs = monotonicMs();
         return start(redis, config.namespace, { workerId, counter, maxCrashes, mayStartLastChance, early, late });
@@ -608,19 +528,18 @@ export class Pump {
     if (this.#isSliceOver || (this.#ready.length === 0 && this.#arrived.length === 0)) return;
     const { pool, clock } = this.#options;
     const untilMs = monotonicMs() + SLICE_MS;
-    // What was started ahead waits here for its slot; the end of a task comes back here.
-    const isOver = () => this.#active.size >= pool.usable || monotonicMs() >= untilMs;
-    let entered = 0;
-    while (entered < this.#ready.length && !isOver()) this.#run(this.#ready[entered++]!);
-    this.#ready.splice(0, entered);
+    const isOver = () => this.#active.size >= this.#slots || monotonicMs() >= untilMs;
+    let given = 0;
+    while (given < this.#ready.length && !isOver() && this.#give(this.#ready[given]!)) given += 1;
+    this.#ready.splice(0, given);
     // Each is read just before it runs: what is read early lives long, and the garbage collector has to move it.
     let read = 0;
     const nowMs = clock.nowMs();
-    while (read < this.#arrived.length && !isOver()) {
+    while (this.#ready.length === 0 && read < this.#arrived.length && !isOver()) {
       const found = this.#read(this.#arrived[read++]!, nowMs);
       if (found === null || (found.isLate && !this.#holdings.has(found.tag))) continue;
       if (found.isLate) this.#holdings.add(found.tag, found);
-      this.#run(found);
+      if (!this.#give(found)) this.#ready.push(found);
     }
     this.#arrived.splice(0, read);
     this.#isSliceOver = monotonicMs() >= untilMs;
@@ -628,16 +547,20 @@ export class Pump {
       this.#schedule();
   }
 
-  /** Enters the task, unless it is too late for that. */
-  #run(delivery: Delivery): void {
-    const { clock } = this.#options;
+  /** Gives the task to the pool, unless it is too late for that; false: once a slot is free. */
+  #give(delivery: Delivery): boolean {
+    const { clock, pool } = this.#options;
     const { expiresMs } = delivery.message;
-    const isExpired = expiresMs !== null && clock.nowMs() > expiresMs;
-    if (!isExpired && !this.#isRevoked(delivery)) {
-      this.#active.start(delivery);
-      return;
-    }
-    const reason = isExpired ? 'expired' : 'revoked';
+    // What waits in the pool for its slot does not look at the clock again.
+    if (expiresMs !== null && this.#active.size >= pool.usable) return false;
+    if (expiresMs !== null && clock.nowMs() > expiresMs) this.#drop(delivery, 'expired');
+    else if (this.#isRevoked(delivery)) this.#drop(delivery, 'revoked');
+    else this.#active.start(delivery);
+    return true;
+  }
+
+  /** Ends a message that has been started, and that no slot has entered. */
+  #drop(delivery: Delivery, reason: 'expired' | 'revoked'): void {
     this.#ended(delivery, { state: 'revoked', reason, signum: null }, { isAcked: !delivery.isLate, runtimeSec: null });
   }
 
@@ -646,32 +569,15 @@ export class Pump {
     this.#ended(delivery, { state: 'revoked', reason, signum: null }, { isAcked: false, runtimeSec: null });
   }
 
-  #ended(delivery: Delivery, outcome: Outcome, how: { isAcked: boolean; runtimeSec: number | null }): void {
+  #ended(delivery: Delivery, outcome: Outcome, end: End): void {
     if (this.#isClosed) return;
-    const { clock } = this.#options;
     if (delivery.tag === this.#lastChance) this.#lastChance = null;
-    const moment = { nowMs: clock.nowMs(), isAcked: how.isAcked };
-    const ending = endingOf(delivery, outcome, moment, this.#endings);
-    this.#reporter.ended(delivery, ending.outcome, how.runtimeSec);
-    if (ending.settlement !== null) this.#settler.add(ending.settlement);
+    this.#finisher.ended(delivery, outcome, end);
   }
 
-  /** One of these parts was the last of its chord. */
-  #completed(actions: Settlement['actions']): void {
-    for (const action of actions) if (action.kind === 'chord') this.#chords.complete(action.groupId, action.follow);
-  }
-
-  #settled(batch: readonly Settlement[], reply: SettleReply): void {
-    this.#holdings.drop(batch.filter(({ mode }) => mode !== 'acked').map(({ tag }) => tag));
-    for (const index of reply.chords) this.#completed(batch[index]?.actions ?? []);
-    if (reply.late > 0) {
-      this.#log.warn({
-        event: 'settled_late',
-        messages: reply.late,
-        reason: 'they were restored to another worker meanwhile; nothing was stored',
-      });
-    }
-    this.#schedule();
+  #settle(): void {
+    const isFull = this.#active.size >= this.#options.pool.usable;
+    this.#finisher.flush(isFull && !this.#isStopping);
   }
 }
 

@@ -28,20 +28,21 @@ export class Started {
   add(job: Job): void {
     const { message, task } = job.delivery;
     if (!(task.options.trackStarted ?? this.#options.config.trackStarted)) return;
-    if (job.isOver || message.ignoreResult || task.options.ignoreResult === true) return;
+    if (message.ignoreResult || task.options.ignoreResult === true) return;
     this.#jobs.push(job);
   }
 
   /** Sends what was added. Only before the ends of these tasks are sent on the same connection. */
   flush(): void {
     if (this.#jobs.length === 0) return;
+    const running = this.#jobs.filter(({ isOver }) => !isOver);
+    this.#jobs = [];
     const { redis, config, log } = this.#options;
     const { hostname, resultExtended, resultExpiresSec } = config;
-    const states = this.#jobs.map(({ delivery: { message }, pid }) => {
+    const states = running.map(({ delivery: { message }, pid }) => {
       const details = resultExtended ? { children: [], extended: extendedFields(message, hostname) } : null;
       return { taskId: message.id, record: stateRecord(message, 'STARTED', { pid, hostname }, details) };
     });
-    this.#jobs = [];
     for (let from = 0; from < states.length; from += MAX_BATCH) {
       // Lost, it is only that the state is not shown: the end of the task follows.
       storeStates(redis, resultExpiresSec, states.slice(from, from + MAX_BATCH)).catch((error: unknown) =>

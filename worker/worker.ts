@@ -187,7 +187,7 @@ export class Worker implements Service {
     const pump = this.#pump;
     const pool = this.#pool;
     if (pump === null || pool === null) return;
-    reportSlots(this.#log, { pool, jobs: pump.active.jobs.values(), waiting: pump.reserved().length });
+    reportSlots(this.#log, { pool, jobs: pump.active.running(), waiting: pump.reserved().length });
   }
 
   #makePump(redis: Redis): Pump {
@@ -207,7 +207,7 @@ export class Worker implements Service {
       counts: metrics.events,
       nowMs: () => clock.nowMs(),
       state: () => ({
-        active: pump.active.size,
+        active: pump.active.running().length,
         processed: [...pump.active.totals.values()].reduce((sum, total) => sum + total, 0),
         loadAverage: loadavg(),
       }),

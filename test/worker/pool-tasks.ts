@@ -47,7 +47,7 @@ task('throw-later', async () => {
   await sleep(60_000);
 });
 task('wait-for-signal', async ({ signal }) => {
-  await new Promise((resolve) => signal.addEventListener('abort', resolve));
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve));
   throw signal.reason;
 });
 task('unwritable', () => () => 1);

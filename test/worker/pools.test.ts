@@ -75,9 +75,20 @@ async function startPool(t: Test, kind: (typeof KINDS)[number], options: Options
   t.teardown(() => pool.stop(true));
   await pool.start();
   const run = (task: string, ...args: readonly Json[]) =>
-    new Promise<Outcome>((resolve) => pool.run(jobOf({ task, args }), resolve));
+    new Promise<Outcome>((resolve) => give(pool, jobOf({ task, args }), resolve));
   const value = async (task: string, ...args: readonly Json[]) => returned(await run(task, ...args));
   return { pool, log, states, run, value };
+}
+
+function give(pool: ChildrenPool, job: Job, onEnd: (outcome: Outcome) => void): void {
+  const onEnter = () => {
+    assert.ok(!job.isEntered, 'a job is entered once');
+    job.isEntered = true;
+  };
+  pool.run(job, onEnter, (outcome) => {
+    assert.ok(job.isEntered, 'what ends was entered');
+    onEnd(outcome);
+  });
 }
 
 interface JobParts {
@@ -107,6 +118,8 @@ function jobOf({ task, args = [], id = 'id-1', options = {}, isLate = false }: J
     softLimitSec: null,
     hardLimitSec: null,
     cancellation: new Cancellation(),
+    isEntered: false,
+    terminateBy: null,
     isOver: false,
   };
 }
@@ -171,7 +184,7 @@ for (const kind of KINDS) {
     t.test('a task that rejects on a lost worker is put back, where it is acknowledged late', async (t) => {
       const { pool } = await startPool(t, kind);
       const ended = (parts: Partial<JobParts>) =>
-        new Promise((resolve) => pool.run(jobOf({ task: 'exit', args: [1], ...parts }), resolve));
+        new Promise((resolve) => give(pool, jobOf({ task: 'exit', args: [1], ...parts }), resolve));
       const options = { rejectOnWorkerLost: true };
       t.match(await ended({ isLate: true, options }), { state: 'lost', reason: /exited prematurely: exitcode 1/ });
       t.match(await ended({ isLate: true }), { state: 'failure', exception: { type: 'WorkerLostError' } });
@@ -183,7 +196,7 @@ for (const kind of KINDS) {
       const before = await value('where');
       const job = jobOf({ task: 'hang' });
       let isHeardOf = false;
-      pool.run(job, () => {
+      give(pool, job, () => {
         isHeardOf = true;
       });
       const next = value('where');
@@ -193,20 +206,55 @@ for (const kind of KINDS) {
       t.notOk(log.some(({ event }) => event === 'child_lost'));
     });
 
-    t.test('a job that is ended while it waits for a child never runs', async (t) => {
+    t.test('a job that is taken back while it waits for a child never runs', async (t) => {
       const { pool, value } = await startPool(t, kind);
       const first = value('compute', 100);
       const job = jobOf({ task: 'exit', args: [1] });
-      pool.run(job, () => t.fail('it has no end'));
-      pool.kill(job, 'SIGKILL');
+      give(pool, job, () => t.fail('it has no end'));
+      const other = value('where');
+      t.ok(pool.takeBack(job));
       const where = ((await first) as Span).where;
-      t.equal(await value('where'), where);
+      t.equal(await other, where);
+      t.notOk(job.isEntered);
+    });
+
+    t.test('a job that runs cannot be taken back', async (t) => {
+      const { pool } = await startPool(t, kind);
+      const job = jobOf({ task: 'compute', args: [50] });
+      const ended = new Promise((resolve) => give(pool, job, resolve));
+      t.notOk(pool.takeBack(job));
+      t.match(await ended, { state: 'success' });
+    });
+
+    t.test('jobs that wait are run by whichever child is free', async (t) => {
+      const { value } = await startPool(t, kind, { size: 2 });
+      const long = value('compute', 1_000) as Promise<Span>;
+      const short = (await Promise.all(Array.from({ length: 8 }, () => value('compute', 10)))) as Span[];
+      const { where } = await long;
+      t.notOk(short.some((span) => span.where === where));
+    });
+
+    t.test('a child that dies takes none of the jobs with it that wait', async (t) => {
+      const { run, value } = await startPool(t, kind);
+      const died = run('exit', 7);
+      const sums = [1, 2, 3].map((one) => value('add', one, 1));
+      t.match(await died, { state: 'failure', exception: { type: 'WorkerLostError' } });
+      t.same(await Promise.all(sums), [2, 3, 4]);
+    });
+
+    t.test('jobs that wait are run by the children that replace the present ones', async (t) => {
+      const { pool, value } = await startPool(t, kind);
+      const first = value('compute', 100) as Promise<Span>;
+      const others = [1, 2].map(() => value('where'));
+      pool.restart();
+      const { where } = await first;
+      t.notOk((await Promise.all(others)).includes(where));
     });
 
     t.test('a soft limit aborts the signal of a task that listens', async (t) => {
       const { pool } = await startPool(t, kind);
       const job = jobOf({ task: 'wait-for-signal' });
-      const ended = new Promise((resolve) => pool.run(job, resolve));
+      const ended = new Promise((resolve) => give(pool, job, resolve));
       pool.interrupt(job, new SoftTimeLimitExceeded());
       t.match(await ended, {
         state: 'failure',
@@ -307,7 +355,7 @@ t.test('signals that a task could outlive end it nevertheless', async (t) => {
   const { pool, value } = await startPool(t, 'processes');
   const before = await value('where');
   const job = jobOf({ task: 'hang' });
-  pool.run(job, () => t.fail('it has no end'));
+  give(pool, job, () => t.fail('it has no end'));
   pool.kill(job, 'SIGUSR1');
   t.not(await value('where'), before);
 });
@@ -317,7 +365,7 @@ t.test('a pool that stops leaves no process behind', async (t) => {
     const { pool, value } = await startPool(t, 'processes', { size: 2 });
     await value('add', 1, 1);
     const pids = pool.info().processes as number[];
-    if (isCold) pool.run(jobOf({ task: 'hang' }), () => {});
+    if (isCold) give(pool, jobOf({ task: 'hang' }), () => {});
     await pool.stop(isCold);
     t.same(pids.filter(isRunning), []);
   }

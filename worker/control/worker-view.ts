@@ -24,7 +24,7 @@ export function workerView(parts: WorkerParts): WorkerView {
   const { active } = pump;
   return {
     active: () =>
-      [...active.jobs.values()].map(({ delivery, startedAt, pid }) => ({
+      active.running().map(({ delivery, startedAt, pid }) => ({
         message: delivery.message,
         startedAt,
         pid,

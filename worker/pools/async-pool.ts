@@ -32,9 +32,14 @@ export class AsyncPool implements Pool {
     await signals.workerProcessInit.send({ sender: hostname, pid: process.pid }, log);
   }
 
-  run(job: Job, onEnd: (outcome: Outcome) => void): void {
+  run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void {
     const { message, task } = job.delivery;
+    onEnter();
     runTask({ message, task, cancellation: job.cancellation, port: this.#port }, onEnd);
+  }
+
+  takeBack(): boolean {
+    return false;
   }
 
   interrupt(job: Job, reason: Error): void {

@@ -43,6 +43,8 @@ export class JobRunner implements TaskPort {
   /** The one that runs. */
   #job: { readonly number: number; readonly id: string; readonly isTyped: boolean } | null = null;
   #cancellation = new Cancellation();
+  /** Of a job whose interruption came before the job did. */
+  #interruption: { readonly job: number; readonly reason: Error } | null = null;
   #end: (end: EndMessage) => void = () => {};
   readonly #calls = new Map<number, Call>();
   #lastCall = 0;
@@ -70,6 +72,8 @@ export class JobRunner implements TaskPort {
     this.#offsetMs = nowMs - monotonicMs();
     const cancellation = new Cancellation();
     this.#cancellation = cancellation;
+    if (this.#interruption?.job === job) cancellation.abort(this.#interruption.reason);
+    this.#interruption = null;
     const message = readMessage(envelope);
     this.#job = { number: job, id: message.id, isTyped: message.isTyped };
     this.#end = onEnd;
@@ -96,11 +100,16 @@ export class JobRunner implements TaskPort {
         this.#stop();
         return;
       case 'interrupt':
-        if (message.job === this.#job?.number) this.#cancellation.abort(errorFrom(message.reason));
+        this.#interrupt(message.job, errorFrom(message.reason));
         return;
       case 'answer':
         this.#answered(message.call, message.error);
     }
+  }
+
+  #interrupt(job: number, reason: Error): void {
+    if (job === this.#job?.number) this.#cancellation.abort(reason);
+    else this.#interruption = { job, reason };
   }
 
   #answered(number: number, error: ErrorData | null): void {

@@ -24,6 +24,11 @@ export interface Child {
   /** What the log calls it. */
   readonly name: { readonly pid: number } | { readonly thread: number };
   send(message: ToChild): void;
+  /**
+   * Takes back the jobs it was sent that it has not entered; answers how many, the last ones. null: it cannot be sent a job
+   * before it has ended the one before.
+   */
+  readonly takeBack: (() => number) | null;
   /** Ends it by this signal, and in any case soon. */
   kill(signal: NodeJS.Signals): void;
 }
@@ -49,7 +54,7 @@ export interface ChildrenPoolOptions {
 const RESPAWN_MIN_MS = 100;
 const RESPAWN_MAX_MS = 10_000;
 
-/** Jobs are started ahead that will be waiting for a child for about this long, ms; at most so many for each child. */
+/** Jobs are taken ahead that will be waiting for a child for about this long, ms; at most so many for each child. */
 const AHEAD_MS = 10;
 const MOST_AHEAD = 16;
 
@@ -62,8 +67,9 @@ const STOP_MS = 5_000;
 interface Assignment {
   readonly number: number;
   readonly job: Job;
+  readonly onEnter: () => void;
   readonly onEnd: (outcome: Outcome) => void;
-  givenAtMs: number;
+  enteredAtMs: number;
   /** Why its signal is to be aborted as soon as it runs. */
   interruption: Error | null;
   /** Its outcome is settled already. */
@@ -76,6 +82,8 @@ interface Slot {
   /** It has loaded the tasks. */
   isReady: boolean;
   assignment: Assignment | null;
+  /** What it was sent behind that one, and enters by itself. */
+  queue: Assignment[];
   /** Jobs that it has ended. */
   jobs: number;
   /** To be replaced once its job has ended. */
@@ -93,7 +101,8 @@ interface Slot {
  *
  *     spawned --ready--> idle --run--> busy --end--> idle, or leaving when it is spent or one too many
  *
- * Jobs beyond the free children wait here.
+ * Jobs beyond the free children wait here, or in the queues of busy children that can be sent jobs before they have ended the
+ * one before: these go from one job to the next without a word from here, and what they have not entered can be taken back.
  */
 export abstract class ChildrenPool implements Pool {
   abstract readonly kind: PoolKind;
@@ -146,44 +155,73 @@ export abstract class ChildrenPool implements Pool {
     throw problem;
   }
 
-  run(job: Job, onEnd: (outcome: Outcome) => void): void {
-    const assignment = { number: this.#jobs, job, onEnd, givenAtMs: 0, interruption: null, isKilled: false };
+  run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void {
+    this.#waiting.push({
+      number: this.#jobs,
+      job,
+      onEnter,
+      onEnd,
+      enteredAtMs: 0,
+      interruption: null,
+      isKilled: false,
+    });
     this.#jobs += 1;
-    const slot = this.#idle.pop();
-    if (slot === undefined) this.#waiting.push(assignment);
-    else this.#give(slot, assignment);
+    this.#distribute();
+  }
+
+  takeBack(job: Job): boolean {
+    const queue = this.#queueOf(job);
+    if (queue !== null) this.#unqueue(queue);
+    const index = this.#waiting.findIndex((assignment) => assignment.job === job);
+    if (index >= 0) this.#waiting.splice(index, 1);
+    this.#distribute();
+    return index >= 0;
   }
 
   interrupt(job: Job, reason: Error): void {
-    const waiting = this.#waiting.find((assignment) => assignment.job === job);
-    if (waiting !== undefined) waiting.interruption = reason;
     const slot = this.#slotOf(job);
-    if (slot !== null) this.#interrupt(slot, reason);
+    if (slot !== null) {
+      this.#interrupt(slot, reason);
+      return;
+    }
+    const waiting = [...this.#waiting, ...(this.#queueOf(job)?.queue ?? [])];
+    const assignment = waiting.find((assignment) => assignment.job === job);
+    if (assignment !== undefined) assignment.interruption = reason;
   }
 
   kill(job: Job, signal: NodeJS.Signals): void {
-    const waiting = this.#waiting.findIndex((assignment) => assignment.job === job);
-    if (waiting >= 0) this.#waiting.splice(waiting, 1);
     const slot = this.#slotOf(job);
     if (slot === null || slot.assignment === null) return;
-    slot.assignment.isKilled = true;
-    slot.child?.kill(signal);
+    const sent = slot.queue.length;
+    const unqueued = this.#unqueue(slot);
+    // A child that has entered the next job has ended this one: only the end has not yet been heard.
+    if (unqueued === sent) {
+      slot.assignment.isKilled = true;
+      slot.child?.kill(signal);
+    }
+    this.#distribute();
   }
 
   /** Children that are busy or starting leave when they are done with that. */
   resize(size: number): void {
     this.#size = size;
+    // Whoever ends a job first leaves.
+    if (this.#isSurplus) for (const slot of this.#slots) this.#unqueue(slot);
     while (this.#isSurplus) {
       const slot = this.#idle.pop();
       if (slot === undefined) break;
       this.#dismiss(slot);
     }
     this.#fill();
+    this.#distribute();
   }
 
   /** Replaces every child, those that are busy once their jobs have ended. */
   restart(): void {
-    for (const slot of this.#slots) slot.isOutdated = true;
+    for (const slot of this.#slots) {
+      slot.isOutdated = true;
+      this.#unqueue(slot);
+    }
     for (const slot of this.#idle.splice(0)) this.#dismiss(slot);
     this.#fill();
   }
@@ -226,6 +264,12 @@ export abstract class ChildrenPool implements Pool {
     return null;
   }
 
+  /** The slot in whose queue a job is. */
+  #queueOf(job: Job): Slot | null {
+    for (const slot of this.#slots) if (slot.queue.some((assignment) => assignment.job === job)) return slot;
+    return null;
+  }
+
   // Children
 
   #fill(): void {
@@ -240,6 +284,7 @@ export abstract class ChildrenPool implements Pool {
       child: null,
       isReady: false,
       assignment: null,
+      queue: [],
       jobs: 0,
       isOutdated: false,
       isLeaving: false,
@@ -281,7 +326,7 @@ export abstract class ChildrenPool implements Pool {
     switch (message.kind) {
       case 'ready':
         slot.isReady = true;
-        this.#next(slot);
+        this.#free(slot);
         if (this.#isStarted) this.#options.onUsable();
         return;
       case 'failed':
@@ -307,23 +352,26 @@ export abstract class ChildrenPool implements Pool {
     const { assignment, child, isLeaving } = slot;
     const idle = this.#idle.indexOf(slot);
     if (idle >= 0) this.#idle.splice(idle, 1);
+    // What is left in its queue was entered.
+    this.#unqueue(slot);
+    const lost = [assignment, ...slot.queue].filter((one) => one !== null && !one.isKilled) as Assignment[];
     slot.assignment = null;
-    if (isLeaving || assignment?.isKilled === true) {
-      this.#fill();
-      return;
-    }
+    slot.queue = [];
     const { log } = this.#options;
-    if (assignment === null) {
+    if (lost.length === 0 && !isLeaving && assignment === null) {
       log.error({ event: 'child_lost', ...child?.name, how });
       this.#respawnLater();
-      return;
+    } else {
+      this.#fill();
     }
-    const { id, task } = assignment.job.delivery.message;
-    log.error({ event: 'child_lost', ...child?.name, how, task, id });
-    this.#fill();
-    // billiard/pool.py, mark_as_worker_lost
-    const reason = `Worker exited prematurely: ${how} Job: ${assignment.number}.`;
-    assignment.onEnd(lostOutcome(assignment.job.delivery, reason));
+    for (const { number, job, onEnter, onEnd } of lost) {
+      const { id, task } = job.delivery.message;
+      log.error({ event: 'child_lost', ...child?.name, how, task, id });
+      if (!job.isEntered) onEnter();
+      // billiard/pool.py, mark_as_worker_lost
+      onEnd(lostOutcome(job.delivery, `Worker exited prematurely: ${how} Job: ${number}.`));
+    }
+    this.#distribute();
   }
 
   /** A child that dies without a job would most likely do so again. */
@@ -350,15 +398,55 @@ export abstract class ChildrenPool implements Pool {
 
   // Jobs
 
-  #give(slot: Slot, assignment: Assignment): void {
-    const { child } = slot;
+  /** Gives what waits to children that are free, or will be. */
+  #distribute(): void {
+    while (this.#waiting.length > 0) {
+      const idle = this.#idle.pop();
+      const slot = idle ?? this.#shortestQueue();
+      const assignment = slot === null ? undefined : this.#waiting.shift();
+      if (slot === null || assignment === undefined) return;
+      this.#send(slot, assignment);
+      if (slot === idle) this.#enter(slot, assignment);
+      else slot.queue.push(assignment);
+    }
+  }
+
+  #send({ child }: Slot, { number, job }: Assignment): void {
     if (child === null) throw new Error('only children that are ready are given jobs');
-    const { job, number } = assignment;
-    slot.assignment = assignment;
-    assignment.givenAtMs = monotonicMs();
     job.pid = child.pid;
     child.send({ kind: 'run', job: number, envelope: job.delivery.envelope, nowMs: this.#options.port.nowMs() });
+  }
+
+  #enter(slot: Slot, assignment: Assignment): void {
+    slot.assignment = assignment;
+    assignment.enteredAtMs = monotonicMs();
+    assignment.onEnter();
     if (assignment.interruption !== null) this.#interrupt(slot, assignment.interruption);
+  }
+
+  /** Of the children that can be sent jobs ahead, the one that has the fewest. */
+  #shortestQueue(): Slot | null {
+    if (this.#isSurplus) return null;
+    let shortest: Slot | null = null;
+    for (const slot of this.#slots) {
+      const { child, assignment, isReady, isOutdated, isLeaving, queue } = slot;
+      if (!isReady || isOutdated || isLeaving || assignment === null || assignment.isKilled) continue;
+      if (child === null || child.takeBack === null) continue;
+      if (queue.length < (shortest?.queue.length ?? MOST_AHEAD)) shortest = slot;
+    }
+    return shortest;
+  }
+
+  /** Takes back what a child has not entered; answers how many of its queue that were. */
+  #unqueue(slot: Slot): number {
+    if (slot.queue.length === 0) return 0;
+    const taken = slot.child?.takeBack?.() ?? 0;
+    // The one that it is to run now was among them: it has not yet come to it.
+    if (taken > slot.queue.length && slot.assignment !== null) this.#send(slot, slot.assignment);
+    const kept = Math.max(0, slot.queue.length - taken);
+    const unqueued = slot.queue.splice(kept);
+    this.#waiting.unshift(...unqueued);
+    return unqueued.length;
   }
 
   #interrupt({ child, assignment }: Slot, reason: Error): void {
@@ -371,7 +459,7 @@ export abstract class ChildrenPool implements Pool {
     slot.assignment = null;
     slot.jobs += 1;
     this.#deaths = 0;
-    this.#meanMs += LATEST * (monotonicMs() - assignment.givenAtMs - this.#meanMs);
+    this.#meanMs += LATEST * (monotonicMs() - assignment.enteredAtMs - this.#meanMs);
     if (overweightKib !== null) {
       const { log, setup } = this.#options;
       // As billiard warns (pool.py, MAXMEM_USED_FMT).
@@ -384,21 +472,26 @@ export abstract class ChildrenPool implements Pool {
       this.#fill();
       return;
     }
-    this.#next(slot);
+    const next = slot.queue.shift();
+    if (next === undefined) this.#free(slot);
+    else this.#enter(slot, next);
     assignment.onEnd(received(outcome));
   }
 
-  /** What a child does that is free: the next job, or nothing, or it leaves. */
-  #next(slot: Slot): void {
+  /** What a child does that has nothing to do: what waits here or in the queue of another, or it leaves. */
+  #free(slot: Slot): void {
     if (slot.isLeaving) return;
     if (slot.isOutdated || this.#isSurplus) {
       this.#dismiss(slot);
       this.#fill();
       return;
     }
-    const assignment = this.#waiting.shift();
-    if (assignment === undefined) this.#idle.push(slot);
-    else this.#give(slot, assignment);
+    this.#idle.push(slot);
+    if (this.#waiting.length === 0) {
+      const longest = [...this.#slots].sort((one, other) => other.queue.length - one.queue.length)[0];
+      if (longest !== undefined) this.#unqueue(longest);
+    }
+    this.#distribute();
   }
 
   /** Does for a task what it asks for, and tells it what became of it. */

@@ -9,10 +9,10 @@ export type PoolKind = 'async' | 'solo' | 'threads' | 'processes';
 /** A task that was given to the pool. */
 export interface Job {
   readonly delivery: Delivery;
-  /** On the monotonic clock. */
-  readonly startedAtMs: number;
+  /** On the monotonic clock, when it was entered. */
+  startedAtMs: number;
   /** s since epoch. */
-  readonly startedAt: number;
+  startedAt: number;
   /** The process that runs it. */
   pid: number;
   /** s; null: none. */
@@ -20,6 +20,10 @@ export interface Job {
   readonly hardLimitSec: number | null;
   /** Aborts `ctx.signal`, in pools that run tasks in this process. */
   readonly cancellation: Cancellation;
+  /** Until then it waits in the pool for its slot. */
+  isEntered: boolean;
+  /** Ends it as soon as it is entered; null: it may run. */
+  terminateBy: NodeJS.Signals | null;
   /** It ended, was abandoned or terminated: an outcome that still comes is dropped. */
   isOver: boolean;
 }
@@ -32,14 +36,19 @@ export interface Pool {
   /** Tasks that it could be running now: fewer than `size` while a thread or process is being replaced. */
   readonly usable: number;
   /**
-   * How many more messages are worth starting already, because their slots will be free in a moment: then one call to Redis
-   * starts several. 0 unless tasks are short.
+   * How many more jobs may be given to it than it can run, because their slots will be free in a moment: then one call to Redis
+   * starts several, and no slot waits for the next. 0 unless tasks are short.
    */
   readonly ahead: number;
   /** Resolves when tasks can be given to it. */
   start(): Promise<void>;
-  /** Enters the task. Never throws; calls `onEnd` once, unless the job was killed. At most `usable` at once. */
-  run(job: Job, onEnd: (outcome: Outcome) => void): void;
+  /**
+   * Runs the job once it has a slot. Never throws; calls `onEnter` and then `onEnd` once each, unless the job is taken back or
+   * killed. At most `usable + ahead` at once.
+   */
+  run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void;
+  /** Takes back a job that has not been entered; answers false where it is too late for that. */
+  takeBack(job: Job): boolean;
   /** Aborts the task's `ctx.signal`. */
   interrupt(job: Job, reason: Error): void;
   /** Ends the thread or process of a job whose outcome is settled already; where there is none, aborts `ctx.signal`. */

@@ -73,6 +73,7 @@ async function spawnProcess(listener: ChildListener): Promise<Child> {
     send(message: ToChild) {
       if (channel.connected) channel.send(message);
     },
+    takeBack: null,
     kill(signal) {
       const name = fatalSignal(signal);
       child.kill(name);

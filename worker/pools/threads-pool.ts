@@ -4,6 +4,7 @@ import { Piscina } from 'piscina';
 import type { Json } from '../../protocol/json.ts';
 import type { FromChild, ToChild } from './channel.ts';
 import { type Child, type ChildListener, ChildrenPool } from './children-pool.ts';
+import { JobLine } from './job-line.ts';
 
 /** Runs tasks in worker threads of this process, for work that computes. */
 export class ThreadsPool extends ChildrenPool {
@@ -44,6 +45,7 @@ function spawnThread(listener: ChildListener): Child {
     idleTimeout: Number.POSITIVE_INFINITY,
     atomics: 'disabled',
     recordTiming: false,
+    concurrentTasksPerWorker: Number.POSITIVE_INFINITY,
   });
   const { port1: port, port2 } = new MessageChannel();
   const hear = (message: FromChild) => listener.heard(message);
@@ -52,7 +54,8 @@ function spawnThread(listener: ChildListener): Child {
   piscina.on('error', () => {});
   const run = (message: object, transfer: (typeof port2)[] = []): Promise<FromChild | null> =>
     piscina.run(message, { transferList: transfer }).catch(() => null);
-  void run({ kind: 'open', port: port2 }, [port2]);
+  const line = new JobLine();
+  void run({ kind: 'open', port: port2, line: line.shared }, [port2]);
   const [thread] = piscina.threads;
   if (thread === undefined) throw new Error('Piscina starts a thread for its first task');
   let problem = '';
@@ -77,11 +80,12 @@ function spawnThread(listener: ChildListener): Child {
         port.postMessage(message);
         return;
       }
-      void run(message).then((end) => {
+      void run({ ...message, place: line.add() }).then((end) => {
         drain();
         if (end !== null) hear(end);
       });
     },
+    takeBack: () => line.takeBack(),
     kill() {
       void thread.terminate();
     },
