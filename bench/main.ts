@@ -74,6 +74,14 @@ function scenarioCommand(scenario: Scenario): Command {
         new Option('--seconds <S>', 'how long to measure, s').argParser(numberWithin(0, 100)).default(defaults.seconds),
       )
       .addOption(wholeNumber('--nodes <N>', 'beat nodes', 1, 16).default(defaults.nodes))
+      .addOption(
+        wholeNumber(
+          '--rounds <N>',
+          "how often scenarios that measure something several times do so (default: the scenario's)",
+          1,
+          100,
+        ),
+      )
       .option(
         '--aof',
         `Redis with its append-only file, settings as of the embedded Redis (default: ${scenario.aof ?? 'on'})`,
@@ -141,10 +149,11 @@ function numberWithin(min: number, max: number): (text: string) => number {
 
 async function take(scenario: Scenario, options: Options): Promise<void> {
   const ways = options.aof !== undefined ? [options.aof] : WAYS[scenario.aof ?? 'on'];
-  const { schedules, every, seconds, nodes } = { ...scenario.defaults, ...options };
+  const { schedules, every, seconds, nodes, rounds } = { ...scenario.defaults, ...options };
+  const parameters = { schedules, every, seconds, nodes, ...(rounds === undefined ? {} : { rounds }) };
   const out = resolve(options.out ?? `bench/out/${scenario.name}.json`);
   for (const aof of ways) {
-    const result = await measure(scenario, { schedules, every, seconds, nodes }, aof, options);
+    const result = await measure(scenario, parameters, aof, options);
     process.stdout.write(`${renderResult(result)}\n`);
     save(result, ways.length > 1 && !aof ? withSuffix(out, '-no-aof') : out);
   }

@@ -9,6 +9,8 @@ export interface Parameters {
   readonly seconds: number;
   /** Beat nodes. */
   readonly nodes: number;
+  /** How often scenarios that measure something several times do so, or search at most. Default: the scenario's own. */
+  readonly rounds?: number;
 }
 
 /** Figures by name; the name ends in the unit: `_ms`, `_s`, `_bytes`, `_per_s`, `_cores`, `_share`, `_ratio`, or nothing for a count. */

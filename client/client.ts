@@ -21,6 +21,7 @@ import { jsonBytes } from './json-bytes.ts';
 import { NamespaceView } from './namespace-view.ts';
 import { ResultWatch } from './results.ts';
 import { Schedules } from './schedules.ts';
+import { SentEvents } from './sent-events.ts';
 import { checkSignature } from './signature-options.ts';
 import { SpecError } from './spec-error.ts';
 import type { SignatureLike } from './task.ts';
@@ -33,6 +34,8 @@ export interface ClientOptions {
   readonly namespace?: string;
   /** Whether tasks are sent with this client by their `delay` and `applyAsync` from now on. Default true. */
   readonly default?: boolean;
+  /** Whether monitors hear of every task that is sent, by Celery's event `task-sent`. Default false. */
+  readonly taskSendSentEvent?: boolean;
 }
 
 /** How a task is sent; as the body of `POST /v1/tasks`, but that dates may be `Date`s. */
@@ -105,10 +108,12 @@ export class Client {
     const name = options.namespace ?? 'rb';
     this.#redis = connect(url, { option: 'redis', name: 'ringbeat-client' });
     this.#namespace = new NamespaceView(this.#redis, name);
+    const events = options.taskSendSentEvent === true ? new SentEvents(this.#redis) : null;
     const place = {
       redis: this.#redis,
       names: this.#namespace.names,
       namespace: () => this.#namespace.current(),
+      onSent: async (envelopes: readonly string[], nowMs: number) => events?.tell(envelopes, nowMs),
     };
     this.#tasks = new Tasks(place);
     this.#workflows = new Workflows(place);

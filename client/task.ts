@@ -229,14 +229,25 @@ export interface RegisteredTask {
   run(ctx: TaskContext, args: readonly Value[]): unknown;
 }
 
+/** Tasks by their names. */
+class TaskRegistry extends Map<string, RegisteredTask> {
+  /** Grows whenever a task is defined. */
+  revision = 0;
+
+  override set(name: string, task: RegisteredTask): this {
+    this.revision += 1;
+    return super.set(name, task);
+  }
+}
+
 /** Several copies of the package in one process share one registry. */
 const REGISTRY = Symbol.for('ringbeat.tasks');
 
-const shared = globalThis as typeof globalThis & { [REGISTRY]?: Map<string, RegisteredTask> };
-shared[REGISTRY] ??= new Map();
+const shared = globalThis as typeof globalThis & { [REGISTRY]?: TaskRegistry };
+shared[REGISTRY] ??= new TaskRegistry();
 
 /** Every task of this process by its name. */
-export const tasks: Map<string, RegisteredTask> = shared[REGISTRY];
+export const tasks: TaskRegistry = shared[REGISTRY];
 
 /**
  * Defines a task: from now on workers in this process run `run` for messages that name it. The message's args follow

@@ -1,5 +1,8 @@
 import { Redis } from 'ioredis';
 import { RingbeatError } from '../protocol/errors.ts';
+import { tellTracingSubscribers } from './tracing-channels.ts';
+
+tellTracingSubscribers();
 
 export interface ConnectionOptions {
   /** Which command-line option the URL came from, for error texts. */

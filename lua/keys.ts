@@ -113,10 +113,15 @@ export type ShardKeys = { readonly [Name in (typeof SHARD_KEYS)[number] as Camel
 
 export interface WorkerKeys {
   /**
-   * hash: `batch`, `tags` and `direct` of the last reserve, `started` and `refused` of the last start, `settled` and `chords` of
-   * the last settle: a counter each, with what was answered, for a repeated call; `max_crashes`, the worker's --max-crashes.
+   * hash: `batch`, `tags` and `direct` of the last reserve, `started` and `refused` of the last start: a counter each, with what
+   * was answered, for a repeated call; `max_crashes`, the worker's --max-crashes.
    */
   readonly state: string;
+  /**
+   * string: counter of the last settle, and what was answered, for a repeated call; a day from then on, or until the worker
+   * leaves. It outlives what restore forgets: a worker that was only cut off goes on with the call that it was in.
+   */
+  readonly settled: string;
   /** set: delivery tags that this worker holds in `unacked`. */
   readonly reserved: string;
   /** set: those of them whose tasks it has started, where acks are late and nobody else counts the attempts. */
@@ -158,6 +163,7 @@ export function workerKeys(namespace: string, workerId: string): WorkerKeys {
   const prefix = `${namespace}:worker:${workerId}:`;
   return {
     state: `${prefix}state`,
+    settled: `${prefix}settled`,
     reserved: `${prefix}reserved`,
     started: `${prefix}started`,
     direct: `${prefix}direct`,

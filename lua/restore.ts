@@ -65,8 +65,10 @@ export async function restoreLostWorkers(
 }
 
 /** Gives back everything that this worker holds, and forgets it: for a worker that is leaving. */
-export function restoreOwn(redis: Redis, namespace: string, workerId: string): Promise<Restored> {
-  return restoreHeld(redis, namespace, workerId, { leaseMs: 0, source: null });
+export async function restoreOwn(redis: Redis, namespace: string, workerId: string): Promise<Restored> {
+  const restored = await restoreHeld(redis, namespace, workerId, { leaseMs: 0, source: null });
+  await redis.del(workerKeys(namespace, workerId).settled);
+  return restored;
 }
 
 /**

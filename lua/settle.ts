@@ -13,12 +13,11 @@ export interface Settlement {
   /**
    * - `acked`: it was acknowledged before it ran.
    * - `held`: it is acknowledged now; nothing happens if it was restored meanwhile.
-   * - `dead`: as `held`, and it is kept as a dead letter.
    */
-  readonly mode: 'acked' | 'held' | 'dead';
+  readonly mode: 'acked' | 'held';
   /** The result to store and publish. */
   readonly result: { readonly taskId: string; readonly record: string } | null;
-  /** Why it is kept as a dead letter, and which queue it came from. */
+  /** Why it is kept as a dead letter, and which queue it came from; only of one that is held. */
   readonly letter: { readonly queue: string; readonly reason: string } | null;
   /** The run that ends with it, where a schedule waits for that. */
   readonly run: SettledRun | null;
@@ -66,10 +65,11 @@ export interface SettleReply {
 
 /** Finishes a batch of messages and stores their results as Celery's Redis backend does. */
 export async function settle(redis: Redis, namespace: string, request: SettleRequest): Promise<SettleReply> {
+  const { settlements, shards } = request;
   const worker = workerKeys(namespace, request.workerId);
   const names = namespaceKeys(namespace);
   const keys = [
-    worker.state,
+    worker.settled,
     worker.reserved,
     worker.started,
     KOMBU.unacked,
@@ -79,26 +79,70 @@ export async function settle(redis: Redis, namespace: string, request: SettleReq
     names.meta,
     names.chords,
   ];
-  const { shards } = request;
-  const args: (string | number)[] = [request.counter, request.resultExpiresSec, WORKER_DEAD_LETTERS, shards];
-  for (const { tag, mode, result, letter, run, actions } of request.settlements) {
-    if (result !== null) keys.push(resultKey(result.taskId));
-    args.push(
-      tag,
-      mode,
-      result === null ? '' : result.record,
-      letter === null ? '' : `${letter.queue}\n${letter.reason}`,
-      run === null ? '' : [run.shard, run.outcome, wishText(run.wish), run.schedule].join('\x1f'),
-      actions.length,
-    );
-    for (const action of actions) args.push(...entryActionArgs(action, namespace, shards));
+  // Nearly all are bare: each text less tells on both sides.
+  const records: string[] = [];
+  const others: number[] = [];
+  for (const [index, settlement] of settlements.entries()) {
+    if (!isBare(settlement)) {
+      others.push(index);
+      continue;
+    }
+    keys.push(resultKey(settlement.result.taskId));
+    records.push(settlement.result.record);
   }
-  const [nowMs, late, ...chords] = listReply(script, await script.run(redis, keys, args));
+  const entries: string[] = [];
+  for (const index of others) {
+    const settlement = settlements[index]!;
+    if (settlement.result !== null) keys.push(resultKey(settlement.result.taskId));
+    entries.push(...entryTexts(settlement, namespace, shards));
+  }
+  const reply = await script.run(redis, keys, [
+    request.counter,
+    request.resultExpiresSec,
+    WORKER_DEAD_LETTERS,
+    shards,
+    worker.state,
+    records.length,
+    ...records,
+    ...entries,
+  ]);
+  const [nowMs, late, ...chords] = listReply(script, reply);
   return {
     nowMs: integerReply(script, nowMs),
     late: integerReply(script, late),
-    chords: chords.map((position) => integerReply(script, position) - 1),
+    chords: chords.map((position) => others[integerReply(script, position) - 1]!),
   };
+}
+
+interface Bare extends Settlement {
+  readonly result: NonNullable<Settlement['result']>;
+}
+
+/** Whether a result is all that is left to store. */
+function isBare(settlement: Settlement): settlement is Bare {
+  const { mode, result, letter, run, actions } = settlement;
+  return mode === 'acked' && result !== null && letter === null && run === null && actions.length === 0;
+}
+
+/** An entry of the script. */
+function entryTexts(settlement: Settlement, namespace: string, shards: number): string[] {
+  const { tag, mode, result, letter, run, actions } = settlement;
+  let kinds: string = mode;
+  const parts: string[] = [];
+  if (result !== null) {
+    kinds += ',record';
+    parts.push(result.record);
+  }
+  if (letter !== null) {
+    kinds += ',letter';
+    parts.push(`${letter.queue}\n${letter.reason}`);
+  }
+  if (run !== null) {
+    kinds += ',run';
+    parts.push([run.shard, run.outcome, wishText(run.wish), run.schedule].join('\x1f'));
+  }
+  for (const action of actions) parts.push(...entryActionArgs(action, namespace, shards));
+  return [`${actions.length} ${kinds} ${tag}`, ...parts];
 }
 
 function wishText(wish: SettledRun['wish']): string | number {

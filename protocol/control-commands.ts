@@ -22,7 +22,7 @@ export interface ControlCommandSpec {
   readonly isHidden?: boolean;
 }
 
-/** Celery's remote control commands (celery/worker/control.py), by method. */
+/** Celery's remote control commands (celery/worker/control.py), and one of our own, by method. */
 export const CONTROL_COMMANDS = {
   active: { kind: 'inspect', alias: 'dump_active', help: 'List of tasks currently being executed.' },
   active_queues: {
@@ -101,6 +101,13 @@ export const CONTROL_COMMANDS = {
   disable_events: { kind: 'control', isStrict: true, help: 'Tell worker(s) to stop sending task-related events.' },
   election: { kind: 'control', required: ['id', 'topic'], help: 'Hold election.' },
   enable_events: { kind: 'control', isStrict: true, help: 'Tell worker(s) to send task-related events.' },
+  global_rate_limit: {
+    kind: 'control',
+    args: { task_name: 'text', rate_limit: 'text' },
+    required: ['task_name', 'rate_limit'],
+    signature: '<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>',
+    help: 'Tell workers of ours to modify the rate limit of a task that holds for all of them together.',
+  },
   heartbeat: { kind: 'control', isStrict: true, help: 'Tell worker(s) to send event heartbeat immediately.' },
   pool_grow: {
     kind: 'control',

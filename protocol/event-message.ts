@@ -1,5 +1,7 @@
 import { type AsciiWriter, piece } from './ascii-writer.ts';
 import { asciiJsonString, type Json, toPythonJson } from './json.ts';
+import type { TaskMessage } from './message-reader.ts';
+import { shortRepr } from './repr.ts';
 import { celeryTime } from './task-message.ts';
 
 /**
@@ -27,6 +29,12 @@ export interface EventSender {
   readonly pid: number;
   /** Whole hours that local time is behind UTC, as Celery counts. */
   readonly utcOffset: number;
+}
+
+/** `utcOffset` of who is here at this time, ms since epoch: local time may change against UTC. */
+export function utcOffsetAt(nowMs: number): number {
+  // Whole hours, rounded as Python's // does.
+  return Math.floor(new Date(nowMs).getTimezoneOffset() / 60);
 }
 
 /** What each event of a sender begins with; its clock follows. */
@@ -138,6 +146,27 @@ export function writeReceived(to: AsciiWriter, message: ReceivedTask): void {
   to.integer(message.retries);
   if (etaMs === null && expiresMs === null) to.raw(NO_TIMES);
   else to.ascii(`, "eta": ${timeOrNull(etaMs)}, "expires": ${timeOrNull(expiresMs)}`);
+}
+
+/** Fields of `task-sent`: of a message as its producer has put it into its queue (celery/app/amqp.py, as_task_v2). */
+export function writeSent(to: AsciiWriter, message: TaskMessage): void {
+  const { id, task, args, kwargs, argsrepr, kwargsrepr, rootId, parentId, retries, etaMs, expiresMs, deliveryInfo } =
+    message;
+  const fields = toPythonJson({
+    uuid: id,
+    root_id: rootId,
+    parent_id: parentId,
+    name: task,
+    args: argsrepr ?? shortRepr(args),
+    kwargs: kwargsrepr ?? shortRepr(kwargs),
+    retries,
+    eta: etaMs === null ? null : celeryTime(etaMs),
+    expires: expiresMs === null ? null : celeryTime(expiresMs),
+    queue: deliveryInfo.routingKey,
+    exchange: deliveryInfo.exchange,
+    routing_key: deliveryInfo.routingKey,
+  });
+  to.ascii(fields.slice(1, -1));
 }
 
 const RESULT = piece(', "result": ');

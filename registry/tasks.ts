@@ -30,6 +30,8 @@ export interface TasksOptions {
   readonly names: NamespaceKeys;
   /** Throws NAMESPACE_GONE while there is none. */
   namespace(): Namespace;
+  /** Told of the kombu envelopes that were sent, and of Redis's time then, ms since epoch; waited for. */
+  onSent?(envelopes: readonly string[], nowMs: number): Promise<void>;
 }
 
 export interface TaskOfRequest {
@@ -74,7 +76,7 @@ export class Tasks {
    */
   async send(tasks: readonly TaskOfRequest[], requestId: string): Promise<Sent[]> {
     if (tasks.length === 0) return [];
-    const { redis, names } = this.#options;
+    const { redis, names, onSent } = this.#options;
     const { name, epoch, shards, queueCap } = this.#options.namespace();
     await this.#bindings.bind(
       tasks.map(({ task }) => task.queue),
@@ -127,6 +129,11 @@ export class Tasks {
       }
     }
     await Promise.all(calls);
+    const taken = messages.filter((_, i) => outcomes[i] === 'taken');
+    await onSent?.(
+      taken.map(({ envelope }) => envelope),
+      nowMs,
+    );
     return messages.map(({ taskId }, i) => ({ taskId, outcome: outcomes[i]! }));
   }
 

@@ -24,6 +24,8 @@ export interface WorkflowsOptions {
   readonly names: NamespaceKeys;
   /** Throws NAMESPACE_GONE while there is none. */
   namespace(): Namespace;
+  /** Told of the kombu envelopes that were sent, and of Redis's time then, ms since epoch; waited for. */
+  onSent?(envelopes: readonly string[], nowMs: number): Promise<void>;
 }
 
 /** The task within which something is sent. */
@@ -53,9 +55,10 @@ export class Workflows {
    * several, the sizes of chords with the first. Throws BadSignature and NAMESPACE_GONE.
    */
   async apply(signature: Signature, args: readonly Json[], parent: ParentTask | null): Promise<AppliedWorkflow> {
-    const { redis, names } = this.#options;
+    const { redis, names, onSent } = this.#options;
     const { name, epoch, shards, queueCap } = this.#options.namespace();
     const [seconds, micros] = await redis.time();
+    const nowMs = Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000);
     const applied = applySignature(
       signature,
       { args },
@@ -64,7 +67,7 @@ export class Workflows {
         replyTo: uuidOf(`ringbeat:${name}`),
         defaultQueue: DEFAULT_QUEUE,
         newId: randomUUID,
-        nowMs: Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000),
+        nowMs,
         parent,
       },
     );
@@ -79,6 +82,10 @@ export class Workflows {
       const outcome = await applyCanvas(redis, names, batch);
       if (outcome !== 'taken') return { applied, outcome };
     }
+    await onSent?.(
+      applied.messages.map(({ envelope }) => envelope),
+      nowMs,
+    );
     return { applied, outcome: 'taken' };
   }
 }

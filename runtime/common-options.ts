@@ -17,6 +17,11 @@ const namespace: OptionSpec<string> = {
   },
 };
 
+const level = oneOf(LOG_LEVELS, { short: '-l', default: 'info', doc: 'least severe event that is logged' });
+
+/** In capitals too, as Celery's users write it: `-l INFO`. */
+const logLevel: typeof level = { ...level, parse: (value, previous) => level.parse(value.toLowerCase(), previous) };
+
 /** Options of every process. */
 export const COMMON_OPTIONS = {
   redis: text({
@@ -35,7 +40,7 @@ export const COMMON_OPTIONS = {
     doc: 'where results are kept (default: the same as --broker)',
   }),
   namespace,
-  logLevel: oneOf(LOG_LEVELS, { default: 'info', doc: 'least severe event that is logged' }),
+  logLevel,
   logFormat: oneOf(LOG_FORMATS, { default: 'json', doc: 'json: one object a line; pretty: for people' }),
 };
 

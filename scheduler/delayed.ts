@@ -134,7 +134,7 @@ export class DelayedQueues implements Service {
       const { stuck } = await forward(redis, name, nodeId, toForward);
       for (const { tag, list } of stuck.map((position) => toForward[position]!)) {
         const letter = { queue: list, reason: 'its queue is a key of another type' };
-        settlements.push({ tag, mode: 'dead', result: null, letter, run: null, actions: [] });
+        settlements.push({ tag, mode: 'held', result: null, letter, run: null, actions: [] });
       }
     }
     if (settlements.length === 0) return;

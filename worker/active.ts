@@ -12,6 +12,7 @@ import type { Delivery } from './delivery.ts';
 import type { Events } from './events.ts';
 import { tellGivenUp } from './given-up.ts';
 import { Heap } from './heap.ts';
+import { JobList } from './job-list.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Outcome } from './outcome.ts';
 import type { Job, Pool } from './pools/pool.ts';
@@ -43,7 +44,7 @@ const MANY = 1_000;
 /** What the pool was given: enters tasks as their slots become free, and ends those that take too long or are terminated. */
 export class Active {
   readonly #options: ActiveOptions;
-  readonly #jobs = new Map<string, Job>();
+  readonly #jobs = new JobList();
   readonly #totals = new Map<string, number>();
   /** Limits that were changed while the worker runs, by task. */
   readonly #changedLimits = new Map<string, TimeLimits>();
@@ -64,12 +65,12 @@ export class Active {
 
   /** What runs now. */
   running(): Job[] {
-    return [...this.#jobs.values()].filter(({ isEntered }) => isEntered);
+    return this.#jobs.all().filter(({ isEntered }) => isEntered);
   }
 
   /** What waits in the pool for a slot. */
   waiting(): TaskMessage[] {
-    return [...this.#jobs.values()].flatMap(({ isEntered, delivery }) => (isEntered ? [] : [delivery.message]));
+    return this.#jobs.all().flatMap(({ isEntered, delivery }) => (isEntered ? [] : [delivery.message]));
   }
 
   /** How many tasks of each name have started. */
@@ -90,7 +91,7 @@ export class Active {
 
   /** Gives the task to the pool. */
   start(delivery: Delivery): void {
-    const { message, task, tag } = delivery;
+    const { message, task } = delivery;
     const [hard, soft] = message.timeLimit;
     const limits = this.limitsOf(task.name, task.options);
     const job: Job = {
@@ -102,11 +103,12 @@ export class Active {
       softLimitSec: soft || limits.soft,
       hardLimitSec: hard || limits.hard,
       cancellation: new Cancellation(),
+      place: -1,
       isEntered: false,
       terminateBy: null,
       isOver: false,
     };
-    this.#jobs.set(tag, job);
+    this.#jobs.add(job);
     this.#options.pool.run(
       job,
       () => this.#entered(job),
@@ -116,27 +118,26 @@ export class Active {
 
   /** Takes back what waits in the pool and is not wanted any more; what could not be taken back has just been entered. */
   takeBack(isUnwanted: (delivery: Delivery) => boolean): Delivery[] {
-    const waiting = [...this.#jobs.values()].filter(({ isEntered, delivery }) => !isEntered && isUnwanted(delivery));
-    const taken = waiting.filter((job) => this.#options.pool.takeBack(job)).map(({ delivery }) => delivery);
-    for (const { tag } of taken) this.#jobs.delete(tag);
-    return taken;
+    const waiting = this.#jobs.all().filter(({ isEntered, delivery }) => !isEntered && isUnwanted(delivery));
+    const taken = waiting.filter((job) => this.#options.pool.takeBack(job));
+    for (const job of taken) this.#jobs.remove(job);
+    return taken.map(({ delivery }) => delivery);
   }
 
   /** Aborts the signal of a task whose message is no longer ours; it may go on. */
   interrupt(tag: string, reason: Error): void {
-    const job = this.#jobs.get(tag);
-    if (job !== undefined) this.#options.pool.interrupt(job, reason);
+    for (const job of this.#jobs.all()) if (job.delivery.tag === tag) this.#options.pool.interrupt(job, reason);
   }
 
   /** Aborts the signals of all. */
   interruptAll(reason: Error): void {
-    for (const job of this.#jobs.values()) this.#options.pool.interrupt(job, reason);
+    for (const job of this.#jobs.all()) this.#options.pool.interrupt(job, reason);
   }
 
   /** Ends these tasks, where they run, at once: each is recorded as revoked. Answers the ids of those that did. */
   terminate(ids: ReadonlySet<string>, signal: NodeJS.Signals): string[] {
     const terminated: string[] = [];
-    for (const job of [...this.#jobs.values()]) {
+    for (const job of this.#jobs.all()) {
       const { id } = job.delivery.message;
       if (!ids.has(id)) continue;
       terminated.push(id);
@@ -151,7 +152,7 @@ export class Active {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
     const { events } = this.#options;
-    for (const job of this.#jobs.values()) {
+    for (const job of this.#jobs.all()) {
       job.isOver = true;
       job.cancellation.isOver = true;
       const { message, task, isLate } = job.delivery;
@@ -202,8 +203,7 @@ export class Active {
   #finish(job: Job, outcome: Outcome): void {
     job.isOver = true;
     job.cancellation.isOver = true;
-    // It may have come back, and run again under the same tag.
-    if (this.#jobs.get(job.delivery.tag) === job) this.#jobs.delete(job.delivery.tag);
+    this.#jobs.remove(job);
     this.#unwatch(job);
     const runtimeSec = (monotonicMs() - job.startedAtMs) / 1_000;
     this.#options.metrics.runtime.observe(runtimeSec);

@@ -156,9 +156,10 @@ const CHECKS: { readonly [Name in keyof Required<WorkerOptions>]: Check } = {
   resultExpires: within(WORKER_OPTIONS.resultExpires),
   visibilityTimeout: within(WORKER_OPTIONS.visibilityTimeout),
   taskEvents: flag,
+  taskSendSentEvent: flag,
   heartbeatInterval: within(WORKER_OPTIONS.heartbeatInterval),
   withoutHeartbeat: flag,
-  stateDb: (value, name) => {
+  statedb: (value, name) => {
     if (value !== null) text(value, name);
   },
   withoutMingle: flag,

@@ -22,6 +22,7 @@ import {
   readMemberRecord,
   resultsOf,
 } from './chord-results.ts';
+import type { Events } from './events.ts';
 
 /** How long a body waits for results that its header has not stored yet, ms: Celery's result_chord_join_timeout. */
 const JOIN_MS = 3_000;
@@ -40,6 +41,7 @@ export interface ChordsOptions {
   readonly token: string;
   readonly resultExpiresSec: number;
   readonly source: FlowSource;
+  readonly events: Events;
   readonly log: Log;
   /** Redis's time, ms since epoch. */
   nowMs(): number;
@@ -95,12 +97,13 @@ export class Chords {
   }
 
   async #finish(groupId: string, text: string): Promise<void> {
-    const { redis, namespace, token, resultExpiresSec, log, shards } = this.#options;
+    const { redis, namespace, token, resultExpiresSec, events, log, shards } = this.#options;
     const follow = readChordFollow(text);
     const { outcome, actions } = await this.#ending(groupId, follow);
     const request = { groupId, token, outcome, resultExpiresSec, shards: shards(), actions };
     const { isFinished, completed } = await finishChord(redis, namespace, request);
-    if (!isFinished) log.warn({ event: 'chord_finished_elsewhere', group: groupId });
+    if (isFinished) events.sent(actions);
+    else log.warn({ event: 'chord_finished_elsewhere', group: groupId });
     for (const part of completed) this.complete(part.groupId, part.follow);
   }
 

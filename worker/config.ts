@@ -41,10 +41,12 @@ export interface WorkerConfig {
   readonly visibilityMs: number;
   /** Whether events of tasks are sent from the start. */
   readonly taskEvents: boolean;
+  /** Whether monitors hear of each task that is sent here. */
+  readonly taskSendSentEvent: boolean;
   /** Seconds between two heartbeats that monitors hear; null: they hear nothing of the worker itself. */
   readonly heartbeatSec: number | null;
   /** File that keeps what was revoked; null: none. */
-  readonly stateDb: string | null;
+  readonly statedb: string | null;
   readonly mingle: boolean;
   readonly gossip: boolean;
 }
@@ -80,11 +82,12 @@ export interface WorkerOptions {
   /** Seconds. */
   readonly visibilityTimeout?: number;
   readonly taskEvents?: boolean;
+  readonly taskSendSentEvent?: boolean;
   /** Seconds. */
   readonly heartbeatInterval?: number;
   readonly withoutHeartbeat?: boolean;
   /** File that keeps what was revoked across restarts; %n, %h and %d are the parts of the worker's name. */
-  readonly stateDb?: string | null;
+  readonly statedb?: string | null;
   readonly withoutMingle?: boolean;
   readonly withoutGossip?: boolean;
 }
@@ -127,10 +130,11 @@ export function workerConfig(options: WorkerOptions, spell: Spelling = inProgram
     resultExtended: options.resultExtended ?? false,
     resultExpiresSec: options.resultExpires ?? WORKER_OPTIONS.resultExpires.default,
     visibilityMs: Math.round((options.visibilityTimeout ?? WORKER_OPTIONS.visibilityTimeout.default) * 1_000),
-    stateDb: options.stateDb == null ? null : fileName(options.stateDb, hostname),
+    statedb: options.statedb == null ? null : fileName(options.statedb, hostname),
     mingle: options.withoutMingle !== true,
     gossip: options.withoutGossip !== true,
     taskEvents: options.taskEvents ?? false,
+    taskSendSentEvent: options.taskSendSentEvent ?? false,
     heartbeatSec: options.withoutHeartbeat
       ? null
       : (options.heartbeatInterval ?? WORKER_OPTIONS.heartbeatInterval.default),

@@ -20,8 +20,10 @@ export interface TaskPort {
   readonly log: Log;
   /** Redis's time, ms since epoch. */
   nowMs(): number;
-  /** Stores a state that is not the task's end; never in the place of a success. */
-  storeState(message: TaskMessage, state: string, meta: Json): Promise<void>;
+  /**
+   * Stores a state that is not the task's end, with the tuple forms of what it has sent so far; never in the place of a success.
+   */
+  storeState(message: TaskMessage, state: string, meta: Json, children: readonly Json[]): Promise<void>;
   /** Says that the worker still holds this message. */
   extendLease(id: string): Promise<void>;
   /** Sends a monitoring event about a task, where events are on. */
@@ -140,7 +142,7 @@ export class Context implements TaskContext, SendingTask {
   async updateState(state: string, meta: Json = null): Promise<void> {
     this.#mustRun();
     if (typeof state !== 'string' || state === '') throw new TypeError(`A state is a text, got ${String(state)}.`);
-    await this.#port.storeState(this.#message, state, meta);
+    await this.#port.storeState(this.#message, state, meta, this.children ?? []);
   }
 
   async extendLease(): Promise<void> {

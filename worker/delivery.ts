@@ -52,7 +52,7 @@ export function triage(
     log.error({ event: 'message_undecodable', tag, queue: list, reason });
     return reserved.isAcked
       ? { ...NOTHING, tag, mode: 'acked', actions: [{ kind: 'dead', list, envelope, reason }] }
-      : { ...NOTHING, tag, mode: 'dead', letter: { queue: list, reason } };
+      : { ...NOTHING, tag, mode: 'held', letter: { queue: list, reason } };
   }
   const task = tasks.get(message.task);
   if (task === undefined) {

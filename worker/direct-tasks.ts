@@ -1,4 +1,4 @@
-import { type RegisteredTask, tasks } from '../client/task.ts';
+import { tasks } from '../client/task.ts';
 import { asciiJsonString } from '../protocol/json.ts';
 import type { RateLimits } from './rate-limits.ts';
 
@@ -9,10 +9,9 @@ const MAX_NAMES = 8_192;
 export class DirectTasks {
   readonly #acksLate: boolean;
   readonly #rateLimits: RateLimits;
-  /** What the names were made of. */
-  #tasks: readonly RegisteredTask[] = [];
-  #revision = Number.NaN;
   #names = '';
+  /** Of what the names were made. */
+  #revisions: readonly number[] = [];
 
   constructor(options: { readonly acksLate: boolean; readonly rateLimits: RateLimits }) {
     this.#acksLate = options.acksLate;
@@ -21,21 +20,14 @@ export class DirectTasks {
 
   /** Their names as `DirectStart` has them; '' for none. */
   get names(): string {
-    if (!this.#isCurrent()) this.#read();
+    const [ofTasks, ofLimits] = this.#revisions;
+    if (ofTasks !== tasks.revision || ofLimits !== this.#rateLimits.revision) this.#read();
     return this.#names;
   }
 
-  #isCurrent(): boolean {
-    if (this.#revision !== this.#rateLimits.revision || this.#tasks.length !== tasks.size) return false;
-    let at = 0;
-    for (const task of tasks.values()) if (this.#tasks[at++] !== task) return false;
-    return true;
-  }
-
   #read(): void {
-    this.#tasks = [...tasks.values()];
-    this.#revision = this.#rateLimits.revision;
-    const names = this.#tasks
+    this.#revisions = [tasks.revision, this.#rateLimits.revision];
+    const names = [...tasks.values()]
       .filter(({ name }) => !this.#rateLimits.limits(name))
       .map(({ name, options }) => `${(options.acksLate ?? this.#acksLate) ? '+' : ''}${asciiJsonString(name)}`)
       .join('\n');

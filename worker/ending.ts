@@ -5,6 +5,8 @@ import { listQueue, queueList } from '../lua/keys.ts';
 import { redelivered } from '../lua/restore.ts';
 import type { EntryAction, Settlement } from '../lua/settle.ts';
 import { followFailure, givenUp } from '../lua/task-failure.ts';
+import { resultTuple } from '../protocol/canvas-freeze.ts';
+import type { Json } from '../protocol/json.ts';
 import { uuidOf } from '../protocol/message.ts';
 import { NO_WORKFLOW, type TaskMessage } from '../protocol/message-reader.ts';
 import {
@@ -68,7 +70,8 @@ export function endingOf(delivery: Delivery, outcome: Outcome, moment: Moment, o
     return { outcome, settlement: settlementOf(delivery, outcome, moment, options) };
   } catch (error) {
     if (outcome.state !== 'success' && outcome.state !== 'ignored') throw error;
-    const failure = failureOf(error);
+    const sent = outcome.state === 'success' && outcome.children !== undefined ? { children: outcome.children } : {};
+    const failure = { ...failureOf(error), ...sent };
     return { outcome: failure, settlement: settlementOf(delivery, failure, moment, options) };
   }
 }
@@ -78,7 +81,8 @@ function settlementOf(delivery: Delivery, outcome: Outcome, moment: Moment, opti
   const { isAcked, nowMs } = moment;
   const hasResult = hasRecord(delivery, outcome);
   const follow = isAlone(message, outcome) ? NO_FOLLOW : followOf(delivery, outcome, nowMs, options.source);
-  const record = hasResult ? recordOf(message, outcome, nowMs, detailsOf(message, follow, options)) : null;
+  const children = childrenOf(message, outcome, follow);
+  const record = hasResult ? recordOf(message, outcome, nowMs, detailsOf(message, children, options)) : null;
   const again = outcome.state === 'retry' ? retryOf(delivery, outcome, options.source) : null;
   const actions = again === null ? actionsOf(delivery, outcome, moment, options, follow) : [again];
   if (record === null && isAcked && actions.length === 0) return null;
@@ -98,7 +102,7 @@ const NO_FOLLOW: Follow = { actions: [], children: [] };
 function isAlone({ workflow }: TaskMessage, outcome: Outcome): boolean {
   if (workflow !== NO_WORKFLOW) return false;
   if (outcome.state === 'ignored') return outcome.replacement === undefined;
-  return outcome.state !== 'success' || (outcome.sends === undefined && outcome.children === undefined);
+  return outcome.state !== 'success' || outcome.sends === undefined;
 }
 
 /** What follows it in its workflow. Throws BadSignature and EncodeError for a success. */
@@ -108,9 +112,10 @@ function followOf(delivery: Delivery, outcome: Outcome, nowMs: number, source: F
     case 'success': {
       const sent = (outcome.sends ?? []).map((sending) => sendSignature(message, sending, nowMs, source));
       const next = followSuccess(message, jsonValue(outcome.value, message.isTyped), nowMs, source);
+      const all = [...sent, next];
       return {
-        actions: [...sent, next].flatMap(({ actions }) => actions),
-        children: [...(outcome.children ?? []), ...[...sent, next].flatMap(({ children }) => children)],
+        actions: all.flatMap(({ actions }) => actions),
+        children: all.flatMap(({ children }) => children),
       };
     }
     case 'ignored':
@@ -140,7 +145,25 @@ function rejection(reason: string): Extract<Outcome, { readonly state: 'failure'
   return { state: 'failure', exception: exceptionOf(new Reject(reason)), traceback: null };
 }
 
-function detailsOf(message: TaskMessage, { children }: Follow, { extendedAs }: EndingOptions): RecordDetails | null {
+/** Tuple forms of all that a task sent, and that was sent as it ended; a retry sends the task itself. */
+function childrenOf({ id }: TaskMessage, outcome: Outcome, follow: Follow): readonly Json[] {
+  switch (outcome.state) {
+    case 'success':
+      return outcome.children === undefined ? follow.children : [...outcome.children, ...follow.children];
+    case 'failure':
+      return outcome.children ?? NO_FOLLOW.children;
+    case 'retry':
+      return [...(outcome.children ?? []), resultTuple({ id, parent: null, members: null })];
+    default:
+      return NO_FOLLOW.children;
+  }
+}
+
+function detailsOf(
+  message: TaskMessage,
+  children: readonly Json[],
+  { extendedAs }: EndingOptions,
+): RecordDetails | null {
   if (children.length === 0 && extendedAs === null) return null;
   return { children, extended: extendedAs === null ? null : extendedFields(message, extendedAs) };
 }

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type as operatingSystem } from 'node:os';
 import type { Redis } from 'ioredis';
+import type { EntryAction } from '../lua/settle.ts';
 import { AsciiWriter } from '../protocol/ascii-writer.ts';
 import type { LogicalClock } from '../protocol/control-message.ts';
 import {
@@ -14,16 +15,19 @@ import {
   type Revocation,
   type Software,
   TASK_BATCH,
+  utcOffsetAt,
   type WorkerState,
   writeCustom,
   writeEnvelope,
   writeFailed,
   writeRejected,
   writeRevoked,
+  writeSent,
   writeTask,
   writeWorker,
 } from '../protocol/event-message.ts';
 import type { Json } from '../protocol/json.ts';
+import { readableMessage } from '../protocol/message-reader.ts';
 import { monotonicMs } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { VERSION } from '../runtime/version.ts';
@@ -68,6 +72,8 @@ export interface EventsOptions {
   readonly clock: LogicalClock;
   /** Whether task events are sent from the start. */
   readonly isOn: boolean;
+  /** Whether it is told which tasks are sent. */
+  readonly tellsSent: boolean;
   /** Seconds from one heartbeat to the next; null: none are sent, nor is it told when the worker comes and goes. */
   readonly heartbeatSec: number | null;
   readonly log: Log;
@@ -81,6 +87,7 @@ export interface EventsOptions {
 }
 
 const TAILS = {
+  sent: eventTail('task-sent'),
   failed: eventTail('task-failed'),
   retried: eventTail('task-retried'),
   revoked: eventTail('task-revoked'),
@@ -150,6 +157,15 @@ export class Events {
     const isNew = this.#isOn;
     this.#isOn = false;
     return isNew;
+  }
+
+  /** What is done so that tasks are sent, among whatever else these actions do. */
+  sent(actions: readonly EntryAction[]): void {
+    if (!this.#options.tellsSent) return;
+    for (const action of actions) {
+      const message = action.kind === 'push' || action.kind === 'park' ? readableMessage(action.envelope) : null;
+      if (message !== null) this.#other(TAILS.sent, (to) => writeSent(to, message));
+    }
   }
 
   received({ message }: Delivery): void {
@@ -425,9 +441,11 @@ export class Events {
     const hour = Math.floor(nowMs / 3_600_000);
     if (hour !== this.#hour) {
       this.#hour = hour;
-      // Whole hours, rounded as Python's // does.
-      const utcOffset = Math.floor(new Date(nowMs).getTimezoneOffset() / 60);
-      this.#head = eventHead({ hostname: this.#options.hostname, pid: process.pid, utcOffset });
+      this.#head = eventHead({
+        hostname: this.#options.hostname,
+        pid: process.pid,
+        utcOffset: utcOffsetAt(nowMs),
+      });
     }
     return this.#head;
   }

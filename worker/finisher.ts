@@ -100,7 +100,7 @@ export class Finisher {
   ended(delivery: Delivery, outcome: Outcome, { isAcked, runtimeSec }: End): void {
     const moment = { nowMs: this.#options.clock.nowMs(), isAcked };
     const ending = endingOf(delivery, outcome, moment, this.#endings);
-    this.#reporter.ended(delivery, ending.outcome, runtimeSec);
+    this.#reporter.ended(delivery, ending, runtimeSec);
     if (ending.settlement !== null) this.#settler.add(ending.settlement);
   }
 

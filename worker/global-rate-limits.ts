@@ -1,5 +1,4 @@
 import type { Redis } from 'ioredis';
-import { tasks } from '../client/task.ts';
 import { type TokensTaken, takeTokens } from '../lua/take-tokens.ts';
 import { messageOf } from '../protocol/errors.ts';
 import { bucketSize, ratePerSec } from '../protocol/rate-limit.ts';
@@ -27,6 +26,8 @@ export interface GlobalRateLimitsOptions {
 
 interface Limited {
   readonly task: string;
+  /** As it was given. */
+  readonly limit: string | number | null;
   readonly perSec: number;
   readonly held: Delivery[];
   /** When to ask for tokens, on the monotonic clock. */
@@ -47,10 +48,6 @@ export class GlobalRateLimits {
 
   constructor(options: GlobalRateLimitsOptions) {
     this.#options = options;
-    for (const [task, { options: own }] of tasks) {
-      const perSec = ratePerSec(own.globalRateLimit ?? null);
-      if (perSec !== null) this.#limited.set(task, { task, perSec, held: [], askAtMs: 0 });
-    }
   }
 
   get isOn(): boolean {
@@ -59,6 +56,24 @@ export class GlobalRateLimits {
 
   limits(task: string): boolean {
     return this.#limited.has(task);
+  }
+
+  /** The limit of a task as it was given; null: none. */
+  of(task: string): string | number | null {
+    return this.#limited.get(task)?.limit ?? null;
+  }
+
+  /** Sets a task's limit. Throws RangeError for what is no limit. */
+  set(task: string, limit: string | number | null): void {
+    const perSec = ratePerSec(limit);
+    const held = this.#limited.get(task)?.held ?? [];
+    if (perSec === null) {
+      this.#limited.delete(task);
+      if (held.length > 0) this.#options.onAdmitted(held.splice(0));
+    } else {
+      this.#limited.set(task, { task, limit, perSec, held, askAtMs: 0 });
+      this.#arm();
+    }
   }
 
   /** How many messages are held. */

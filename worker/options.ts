@@ -57,7 +57,7 @@ export const WORKER_OPTIONS = {
     max: MAX_SIZE,
     doc: 'tasks that run at once (default: 100; pools threads and processes: the number of cores; solo: 1)',
   }),
-  pool: oneOf(POOLS, { default: 'async', doc: 'how tasks are run' }),
+  pool: oneOf(POOLS, { short: '-P', default: 'async', doc: 'how tasks are run' }),
   autoscale,
   maxTasksPerChild: integer<number | null>({
     default: null,
@@ -123,6 +123,9 @@ export const WORKER_OPTIONS = {
     doc: 'seconds after which an unacknowledged message counts as lost',
   }),
   taskEvents: flag({ short: '-E', doc: 'send events of tasks, for flower and `celery events`' }),
+  taskSendSentEvent: flag({
+    doc: 'send the event task-sent of each task that is sent here: by a task, as a retry, in a workflow',
+  }),
   heartbeatInterval: number({
     default: 2,
     min: 0.1,
@@ -135,7 +138,8 @@ export const WORKER_OPTIONS = {
     placeholder: 'FILE',
     doc: 'write the process id here; refuse to start where another process that lives has done so',
   }),
-  stateDb: text<string | null>({
+  statedb: text<string | null>({
+    short: '-S',
     default: null,
     placeholder: 'FILE',
     doc: "remember what was revoked across restarts, in this file of the worker's own; %n, %h and %d are the parts of its name",

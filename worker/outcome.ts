@@ -14,10 +14,9 @@ export type Outcome =
       readonly wish: LoopWish | null;
       /** What is sent with its result; absent: nothing. */
       readonly sends?: readonly SignatureToSend[];
-      /** Tuple forms of what it sent while it ran; absent: nothing. */
-      readonly children?: readonly Json[];
+      readonly children?: Children;
     }
-  | { readonly state: 'failure'; readonly exception: ExceptionRecord; readonly traceback: string | null }
+  | Failure
   | {
       readonly state: 'retry';
       /** Why it is to run again; null: the task did not say. */
@@ -26,6 +25,7 @@ export type Outcome =
       /** ms since epoch, by Redis's clock. */
       readonly etaMs: number;
       readonly changes: RetryChanges;
+      readonly children?: Children;
     }
   /** `replacement`: the signature of the task that takes its place. */
   | { readonly state: 'ignored'; readonly replacement?: Json }
@@ -33,6 +33,16 @@ export type Outcome =
   | { readonly state: 'revoked'; readonly reason: 'expired' | 'revoked' | 'terminated'; readonly signum: number | null }
   /** Its process died, and the message is to be put back. */
   | { readonly state: 'lost'; readonly reason: string };
+
+export interface Failure {
+  readonly state: 'failure';
+  readonly exception: ExceptionRecord;
+  readonly traceback: string | null;
+  readonly children?: Children;
+}
+
+/** Tuple forms of what a task sent while it ran; absent: nothing. */
+type Children = readonly Json[];
 
 /** A task that a task sends as it succeeds. */
 export interface SignatureToSend {
@@ -42,7 +52,7 @@ export interface SignatureToSend {
 }
 
 /** The outcome of a task that threw this. */
-export function failureOf(error: unknown): Outcome {
+export function failureOf(error: unknown): Failure {
   return { state: 'failure', exception: exceptionOf(error), traceback: tracebackOf(error) };
 }
 

@@ -28,11 +28,10 @@ export function taskPort({ redis, config, workerId, clock, events, log, active }
     hostname: config.hostname,
     log,
     nowMs: () => clock.nowMs(),
-    async storeState(message, state, meta) {
-      const details = config.resultExtended
-        ? { children: [], extended: extendedFields(message, config.hostname) }
-        : null;
-      const record = stateRecord(message, state, meta, details, ENDED.has(state) ? clock.nowMs() : null);
+    async storeState(message, state, meta, children) {
+      const extended = config.resultExtended ? extendedFields(message, config.hostname) : null;
+      const doneAtMs = ENDED.has(state) ? clock.nowMs() : null;
+      const record = stateRecord(message, state, meta, { children, extended }, doneAtMs);
       await storeStates(redis, config.resultExpiresSec, [{ taskId: message.id, record }]);
     },
     async extendLease(id) {

@@ -26,6 +26,9 @@ import { Started } from './started.ts';
 /** Most messages that one script call carries. */
 const MAX_BATCH = 500;
 
+/** Most messages that start as they are taken by one call: what lives no longer than they do is collected while it is young. */
+const MAX_DIRECT = 250;
+
 /** As Celery's worker_prefetch_multiplier. */
 const PREFETCH_MULTIPLIER = 4;
 
@@ -351,8 +354,13 @@ export class Pump {
       this.#intake.pause();
       return;
     }
+    // Nothing starts until more results are stored: what is taken meanwhile would only have to go through unacked.
+    if (this.#finisher.backlog > 4 * MAX_BATCH) return;
     const { prefetch } = this;
     const direct = this.#startable();
+    // Slots will be free as soon as these have been read and entered; what is taken before that has to wait in unacked, and all
+    // that comes after it.
+    if (direct === null && this.#arrived.length > 1 && this.#waiting.length === 0 && this.#unread === 0) return;
     const room = prefetch - (this.#holdings.size - aside);
     // At most half of the room in one call: then Redis fills the one half while the other half is being run.
     const limit = Math.min(room, direct?.room ?? Math.ceil(prefetch / 2), MAX_BATCH);
@@ -378,8 +386,8 @@ export class Pump {
   #startable(): DirectStart | null {
     if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
     const slots = this.#slots;
-    const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_BATCH);
-    if (room < 1 || room < slots >> 2 || this.#finisher.backlog > 4 * MAX_BATCH) return null;
+    const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_DIRECT);
+    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT)) || this.#finisher.backlog > 4 * MAX_BATCH) return null;
     const { names } = this.#directTasks;
     return names === '' ? null : { room, tasks: names, maxCrashes: this.#options.config.maxCrashes };
   }

@@ -1,4 +1,4 @@
-import { tasks } from '../client/task.ts';
+import { type RegisteredTask, tasks } from '../client/task.ts';
 import { bucketSize, ratePerSec } from '../protocol/rate-limit.ts';
 import { monotonicMs } from '../runtime/clock.ts';
 import type { Delivery } from './delivery.ts';
@@ -22,24 +22,33 @@ export class RateLimits {
   readonly #limits = new Map<string, string | number | null>();
   readonly #buckets = new Map<string, Bucket>();
   readonly #global: GlobalRateLimits;
+  /** Tasks whose own limits hold here, and the revision of the registry as of which these are all. */
+  readonly #known = new Map<string, RegisteredTask>();
+  #knownAt = Number.NaN;
   #timer: NodeJS.Timeout | null = null;
-  /** Grows whenever a limit changes. */
-  revision = 0;
+  #revision = 0;
 
   /** `onAdmitted` gets messages that were held back and may start now. */
   constructor(options: GlobalRateLimitsOptions) {
     this.#onAdmitted = options.onAdmitted;
     this.#global = new GlobalRateLimits(options);
-    for (const [name, { options }] of tasks) if (options.rateLimit != null) this.set(name, options.rateLimit);
+  }
+
+  /** Grows whenever a limit changes. */
+  get revision(): number {
+    this.#readTasks();
+    return this.#revision;
   }
 
   /** Whether any task here is limited; look before asking for one. */
   get isOn(): boolean {
+    this.#readTasks();
     return this.#buckets.size > 0 || this.#global.isOn;
   }
 
   /** Whether this task is limited. */
   limits(task: string): boolean {
+    this.#readTasks();
     return this.#buckets.has(task) || this.#global.limits(task);
   }
 
@@ -52,15 +61,46 @@ export class RateLimits {
 
   /** The limit of a task on this worker as it was given; null: none. */
   of(task: string): string | number | null {
+    this.#readTasks();
     return this.#limits.get(task) ?? null;
+  }
+
+  /** The limit of a task on all workers together, as this worker has it; null: none. */
+  globalOf(task: string): string | number | null {
+    this.#readTasks();
+    return this.#global.of(task);
   }
 
   /** Sets a task's limit on this worker. Throws RangeError for what is no limit. */
   set(task: string, limit: string | number | null): void {
+    this.#readTasks();
+    this.#set(task, limit);
+  }
+
+  /** Sets a task's limit on all workers together, of which each has to be told. Throws RangeError for what is no limit. */
+  setGlobal(task: string, limit: string | number | null): void {
+    this.#readTasks();
+    this.#global.set(task, limit);
+    this.#revision += 1;
+  }
+
+  /** Takes over the limits of tasks that were defined since the last time. */
+  #readTasks(): void {
+    if (this.#knownAt === tasks.revision) return;
+    this.#knownAt = tasks.revision;
+    for (const [name, task] of tasks) {
+      if (this.#known.get(name) === task) continue;
+      this.#known.set(name, task);
+      this.#set(name, task.options.rateLimit ?? null);
+      this.#global.set(name, task.options.globalRateLimit ?? null);
+    }
+  }
+
+  #set(task: string, limit: string | number | null): void {
     const rate = ratePerSec(limit);
     const held = this.#buckets.get(task)?.held ?? [];
     this.#limits.set(task, limit);
-    this.revision += 1;
+    this.#revision += 1;
     this.#buckets.delete(task);
     if (rate !== null) {
       this.#buckets.set(task, { perMs: rate / 1_000, size: bucketSize(rate), tokens: 1, atMs: monotonicMs(), held });

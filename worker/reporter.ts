@@ -7,6 +7,7 @@ import { Reject } from '../protocol/task-errors.ts';
 import type { Log } from '../runtime/log.ts';
 import type { WorkerConfig } from './config.ts';
 import type { Delivery } from './delivery.ts';
+import type { Ending } from './ending.ts';
 import type { Events } from './events.ts';
 import type { WorkerMetrics } from './metrics.ts';
 import type { Outcome } from './outcome.ts';
@@ -40,7 +41,9 @@ export class Reporter {
   }
 
   /** `runtimeSec` is null for a task that was never entered. */
-  ended({ message, task }: Delivery, outcome: Outcome, runtimeSec: number | null): void {
+  ended({ message, task }: Delivery, { outcome, settlement }: Ending, runtimeSec: number | null): void {
+    const isPutBack = outcome.state === 'lost' || (outcome.state === 'rejected' && outcome.requeue);
+    if (settlement !== null && !isPutBack) this.#events.sent(settlement.actions);
     this.#metrics.counts[outcome.state] += 1;
     this.#write(message.task, message.id, outcome);
     if (this.#events.isOn && task.options.sendEvents !== false) this.#tell(message.id, outcome, runtimeSec ?? 0);

@@ -29,7 +29,7 @@ export function runTask(run: TaskRun, onEnd: (outcome: Outcome) => void): void {
     runWatched(run, context).then(onEnd);
     return;
   }
-  const failed = (error: unknown) => onEnd(endOf(thrownBy(error, run, context)).outcome);
+  const failed = (error: unknown) => onEnd(endOf(thrownBy(error, run, context), context).outcome);
   let returned: unknown;
   try {
     current.task = context;
@@ -107,20 +107,20 @@ async function enter(run: TaskRun, context: Context): Promise<TaskEnd> {
     context.kwargs = checked.kwargs;
     await options.beforeStart?.(context);
   } catch (error) {
-    return endOf(error);
+    return endOf(error, context);
   }
   let value: unknown;
   try {
     value = await within(context, () => task.run(context, args));
   } catch (error) {
-    return endOf(thrownBy(error, run, context));
+    return endOf(thrownBy(error, run, context), context);
   }
   try {
     // What cannot be written has failed, and that must be known before anybody is told.
     const outcome = { ...success(context, message, value), value: new JsonText(valueJson(value, message.isTyped)) };
     return { outcome, state: 'SUCCESS', value };
   } catch (error) {
-    return endOf(error);
+    return endOf(error, context);
   }
 }
 
@@ -168,12 +168,13 @@ function thrownBy(error: unknown, { task, cancellation }: TaskRun, context: Cont
 }
 
 /** How a task ended that threw this. */
-function endOf(error: unknown): TaskEnd {
+function endOf(error: unknown, { children }: Context): TaskEnd {
+  const sent = children === null ? {} : { children };
   if (isTaskError(error, 'Retry')) {
     const { cause, etaMs, changes } = error;
     const exception = cause === undefined ? null : exceptionOf(cause);
     const traceback = tracebackOf(cause ?? error);
-    return { outcome: { state: 'retry', exception, traceback, etaMs, changes }, state: 'RETRY', value: error };
+    return { outcome: { state: 'retry', exception, traceback, etaMs, changes, ...sent }, state: 'RETRY', value: error };
   }
   if (isTaskError(error, 'Ignore')) {
     const replaced = 'replacement' in error ? { replacement: jsonValue(error.replacement) } : {};
@@ -183,7 +184,7 @@ function endOf(error: unknown): TaskEnd {
     const { reason, requeue } = error;
     return { outcome: { state: 'rejected', reason, requeue }, state: 'REJECTED', value: error };
   }
-  return { outcome: failureOf(error), state: 'FAILURE', value: error };
+  return { outcome: { ...failureOf(error), ...sent }, state: 'FAILURE', value: error };
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {

@@ -86,13 +86,13 @@ export class Worker implements Service {
   constructor(options: WorkerOptions, log: Log = createLog('info', 'worker')) {
     this.config = workerConfig(options);
     this.#log = log;
-    const { stateDb } = this.config;
+    const { statedb } = this.config;
     // Of the machine's own clock, as before Redis is there; what is in it was written by it.
     const local = new RedisClock();
     this.#stateFile =
-      stateDb === null
+      statedb === null
         ? null
-        : new StateFile({ file: stateDb, revoked: this.#revoked, log, nowMs: () => local.nowMs() });
+        : new StateFile({ file: statedb, revoked: this.#revoked, log, nowMs: () => local.nowMs() });
     this.#workerId = `${this.config.hostname}:${process.pid}:${randomBytes(4).toString('hex')}`;
   }
 
@@ -124,9 +124,8 @@ export class Worker implements Service {
       throw error;
     }
     if (this.#stopped !== null) return;
-    this.#closeClient = offerClient(
-      () => new Client({ redis: config.redis, namespace: config.namespace, default: false }),
-    );
+    const { redis: url, namespace, taskSendSentEvent } = config;
+    this.#closeClient = offerClient(() => new Client({ redis: url, namespace, taskSendSentEvent, default: false }));
     const control = this.#control;
     await Promise.all([this.#showQueues(redis), this.#sayOnline(), control?.start()]);
     if (this.#stopped !== null) return;
@@ -202,6 +201,7 @@ export class Worker implements Service {
       hostname: config.hostname,
       clock: this.#logicalClock,
       isOn: config.taskEvents,
+      tellsSent: config.taskSendSentEvent,
       heartbeatSec: config.heartbeatSec,
       log,
       counts: metrics.events,

@@ -5,7 +5,7 @@ import type { Scenario } from '../scenario.ts';
 import { openStage } from '../stage.ts';
 import { dispatchedMessage } from './limit.ts';
 
-/** Rounds in which drains without and with events take turns. */
+/** Rounds in which drains without and with events take turns, by default. */
 const ROUNDS = 3;
 
 export const events: Scenario = {
@@ -15,7 +15,7 @@ export const events: Scenario = {
   targets: [{ figure: 'kept_share', atLeast: 0.8 }],
   shown: ['plain_rate_per_s', 'events_rate_per_s', 'heard_rate_per_s', 'event_bytes'],
   rate: 'events_rate_per_s',
-  async run({ schedules: messages }, aof, say) {
+  async run({ schedules: messages, rounds = ROUNDS }, aof, say) {
     const stage = await openStage(aof);
     try {
       const sample = (await dispatchedMessage(stage)).toString();
@@ -29,7 +29,7 @@ export const events: Scenario = {
       const unheard: number[] = [];
       const heard: number[] = [];
       let eventBytes = 0;
-      for (let round = 1; round <= ROUNDS; round++) {
+      for (let round = 1; round <= rounds; round++) {
         plain.push(await rate('without events', []));
         unheard.push(await rate('with events', ['-E']));
         const listener = await listenToEvents(stage.server);

@@ -11,7 +11,7 @@ import { openStage, QUEUE, redisNowMs, type Stage, type StageOptions } from '../
 
 /** What is dispatched with a journal should be at least this of what is without. */
 const LEAST_SHARE = 0.95;
-/** How often each side is measured flat out, and how far the instants of the one lie from those of the other, ms. */
+/** How often each side is measured flat out by default, and how far the instants of the one lie from those of the other, ms. */
 const BURSTS = 5;
 const APART_MS = 3_000;
 const PERIOD_MS = 2 * APART_MS;
@@ -77,7 +77,7 @@ async function compare(
   parameters: Parameters,
   say: (line: string) => void,
 ): Promise<Measurement> {
-  const { schedules, every, seconds } = parameters;
+  const { schedules, every, seconds, rounds = BURSTS } = parameters;
   const sides = [plain, journal];
   for (const side of sides) await put(side, schedules, `{"every":${every}}`);
   await awaitJournals(journal.nodes);
@@ -93,7 +93,7 @@ async function compare(
   for (const [at, side] of sides.entries()) await put(side, schedules, timing(at));
   await awaitJournals(journal.nodes);
   const firstMs = nextOf(phaseMs, (await redisNowMs(plain.stage.redis)) + APART_MS);
-  const drained = await drainInTurn(sides, schedules, firstMs);
+  const drained = await drainInTurn(sides, schedules, firstMs, rounds);
   const [plainRate, journalRate] = drained.map((times) => schedules / (median(times) / 1_000));
   return {
     figures: {
@@ -122,9 +122,14 @@ function nextOf(phaseMs: number, atMs: number): number {
 }
 
 /** How long each side took for each of its bursts, ms. */
-async function drainInTurn(sides: readonly Side[], schedules: number, firstMs: number): Promise<number[][]> {
+async function drainInTurn(
+  sides: readonly Side[],
+  schedules: number,
+  firstMs: number,
+  bursts: number,
+): Promise<number[][]> {
   const drained: number[][] = sides.map(() => []);
-  for (let burst = 0; burst < BURSTS; burst++) {
+  for (let burst = 0; burst < bursts; burst++) {
     for (const [at, { stage }] of sides.entries()) {
       const dueMs = firstMs + burst * PERIOD_MS + at * APART_MS;
       await sleep(dueMs - EMPTIED_MS - (await redisNowMs(stage.redis)));

@@ -12,7 +12,7 @@ const LEAST_SHARE = 0.99;
 const STEP = 1.25;
 /** One hiccup of the machine does not end the search: a rate is too much when it was so twice. */
 const TRIES = 2;
-/** The search ends after so many rates, with the best so far. */
+/** The search ends after so many rates by default, with the best so far. */
 const MAX_ATTEMPTS = 9;
 
 export const sustain: Scenario = {
@@ -33,17 +33,22 @@ export const sustain: Scenario = {
       }
       return null;
     };
-    const best = await search(parameters.schedules / parameters.every, attempt);
+    const { schedules, every, rounds = MAX_ATTEMPTS } = parameters;
+    const best = await search(schedules / every, rounds, attempt);
     return best === null ? { figures: { rate_per_s: 0 }, percentiles: {} } : windowMeasurement(best);
   },
 };
 
 /** The window of the highest rate that was borne; null when none was. */
-async function search(first: number, attempt: (rate: number) => Promise<Window | null>): Promise<Window | null> {
+async function search(
+  first: number,
+  maxAttempts: number,
+  attempt: (rate: number) => Promise<Window | null>,
+): Promise<Window | null> {
   let rate = first;
   let best = await attempt(rate);
   const isClimbing = best !== null;
-  for (let attempts = 1; attempts < MAX_ATTEMPTS - 1; attempts++) {
+  for (let attempts = 1; attempts < maxAttempts - 1; attempts++) {
     const next = isClimbing ? rate * STEP : rate / STEP;
     const window = await attempt(next);
     if (isClimbing && window === null) break;
@@ -51,7 +56,7 @@ async function search(first: number, attempt: (rate: number) => Promise<Window |
     best = window;
     if (!isClimbing && window !== null) break;
   }
-  if (best === null) return null;
+  if (best === null || maxAttempts === 1) return best;
   return (await attempt((rate * (1 + STEP)) / 2)) ?? best;
 }
 

@@ -8,7 +8,7 @@ import { dispatchedMessage } from './limit.ts';
 
 /** Acks early should keep at least this share of what acks late reach. */
 const EARLY_SHARE = 0.8;
-/** Rounds in which Ringbeat, BullMQ and Celery take turns. */
+/** Rounds in which Ringbeat, BullMQ and Celery take turns, by default. */
 const ROUNDS = 3;
 /** The slower ones get so many times fewer messages. */
 const BULLMQ_PART = 4;
@@ -31,7 +31,7 @@ export const worker: Scenario = {
   ],
   shown: ['bullmq_rate_per_s', 'celery_rate_per_s', 'early_rate_per_s', 'early_results_rate_per_s'],
   rate: 'noop_rate_per_s',
-  async run({ schedules: messages }, aof, say) {
+  async run({ schedules: messages, rounds = ROUNDS }, aof, say) {
     say(`Celery ${celeryVersion()}`);
     const stage = await openStage(aof);
     try {
@@ -45,7 +45,7 @@ export const worker: Scenario = {
       const noopResults: Drained[] = [];
       const bullmq: number[] = [];
       const celery: number[] = [];
-      for (let round = 1; round <= ROUNDS; round++) {
+      for (let round = 1; round <= rounds; round++) {
         noop.push(await rate('c = 1,000', ['-c', '1000'], false));
         bullmq.push(await bullmqRate(stage, part(messages, BULLMQ_PART)));
         celery.push(await celeryRate(stage, sample, part(messages, CELERY_PART)));

@@ -5,11 +5,13 @@
 -- has_shards (whether messages can be parked).
 local function open_actions(context)
   local actions = {}
+  -- A number would be turned into text for each value.
+  local lifetime = context.expires > 0 and string.format('%d', context.expires)
 
   -- A value that is kept as long as results and published under its key.
   function actions.store(key, value)
-    if context.expires > 0 then
-      redis.call('SETEX', key, context.expires, value)
+    if lifetime then
+      redis.call('SETEX', key, lifetime, value)
     else
       redis.call('SET', key, value)
     end

@@ -5,12 +5,14 @@ import t from 'tap';
 import { SCENARIOS } from '../../bench/scenarios/index.ts';
 import { until } from '../support/eventually.ts';
 import { runBench, startBench } from './bench-process.ts';
-import { measuresWhatItPromises, WORKER_SCENARIOS } from './smoke.ts';
+import { measuresWhatItPromises, UPKEEP_SCENARIOS, WORKER_SCENARIOS } from './smoke.ts';
 
 // Each one mostly waits.
 t.jobs = 3;
 
-for (const scenario of SCENARIOS.filter(({ name }) => !WORKER_SCENARIOS.includes(name))) {
+const ELSEWHERE = [...WORKER_SCENARIOS, ...UPKEEP_SCENARIOS];
+
+for (const scenario of SCENARIOS.filter(({ name }) => !ELSEWHERE.includes(name))) {
   t.test(`${scenario.name} measures what it promises and writes it down`, { buffered: true, timeout: 200_000 }, (t) =>
     measuresWhatItPromises(t, scenario),
   );

@@ -5,7 +5,9 @@ import type { Result } from '../../bench/result.ts';
 import type { Scenario } from '../../bench/scenario.ts';
 import { runBench } from './bench-process.ts';
 
-/** Those of the bundled worker and its peers, which have a test file of their own: one for all would take too long. */
+// Those of these lists have a test file each: one for all would take too long.
+
+/** Of the bundled worker and its peers. */
 export const WORKER_SCENARIOS: readonly string[] = [
   'end-to-end',
   'worker',
@@ -16,12 +18,29 @@ export const WORKER_SCENARIOS: readonly string[] = [
   'events',
 ];
 
+/** Of what may go wrong, and of what there is beside dispatch. */
+export const UPKEEP_SCENARIOS: readonly string[] = [
+  'failover',
+  'churn',
+  'journal-restore',
+  'journal-cost',
+  'memory',
+  'start',
+  'idle',
+];
+
+/** Where several beat nodes make a difference to what a scenario does. */
+const WITH_NODES: readonly string[] = ['spread', 'sustain', 'loops', 'failover', 'journal-restore', 'end-to-end'];
+
 const NEVER = ['doubled', 'overlapped', 'strange', 'early', 'missing_results'];
 
 /** Takes a scenario with small parameters and looks at what it wrote. */
 export async function measuresWhatItPromises(t: Test, scenario: Scenario): Promise<void> {
   const out = join(t.testdir(), 'result.json');
   const every = scenario.name === 'burst' ? scenario.defaults.every : 1;
+  // `sustain` then still tries the rate it begins with, the next one, and the middle.
+  const rounds = scenario.name === 'sustain' ? 3 : 1;
+  const nodes = WITH_NODES.includes(scenario.name) ? 2 : 1;
   const small = [
     '--schedules',
     '60',
@@ -30,7 +49,9 @@ export async function measuresWhatItPromises(t: Test, scenario: Scenario): Promi
     '--seconds',
     '1',
     '--nodes',
-    '2',
+    `${nodes}`,
+    '--rounds',
+    `${rounds}`,
     '--limit-messages',
     '1000',
   ];
@@ -41,7 +62,7 @@ export async function measuresWhatItPromises(t: Test, scenario: Scenario): Promi
     scenario: scenario.name,
     aof: false,
     date: /^\d{4}-\d\d-\d\dT[\d:.]+Z$/,
-    parameters: { schedules: 60, every, seconds: 1, nodes: 2 },
+    parameters: { schedules: 60, every, seconds: 1, nodes, rounds },
     machine: { cpu: String, cores: Number, node: process.versions.node, redis: /^\d+\.\d+/ },
     limit: { per_s: Number, ratio: Number },
   });

@@ -9,6 +9,9 @@ import { isRunning } from '../support/pids.ts';
 import { type Spawned, spawnRingbeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 
+// Each test has processes of its own, and mostly waits.
+t.jobs = 3;
+
 interface Dev extends Spawned {
   /** Pid by the name that `dev` shows, of everything it started. */
   readonly pids: ReadonlyMap<string, number>;

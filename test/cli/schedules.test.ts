@@ -11,18 +11,30 @@ import { spawnBeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { type CommandResult, ringbeat } from './ringbeat.ts';
 
+// Most use the same node, with schedules of their own.
+t.jobs = 3;
+
 type Run = (...args: string[]) => Promise<CommandResult>;
 
 /** A beat node, and the command line that talks to it. */
 async function setUp(t: Test): Promise<Run> {
   const server = await withRedis(t);
-  const beat = await spawnBeat(t, server.url);
+  const beat = await spawnBeat(t, server.url, ['--create-at-once']);
   return (...args) => ringbeat(args, { env: { RINGBEAT_API: beat.api } });
 }
 
-const run = await setUp(t);
-
 const FAR = '2098-01-01T00:00:00.000Z';
+
+const ALL_OPTIONS = [
+  ...['-k', '{"a": [1]}', '-Q', 'q', '--cron', '*/5 9-17 * * *', '--tz', 'Europe/Berlin', '--dialect', 'celery'],
+  ...['--start', '2097-01-01T00:00:00Z', '--end', FAR, '--max-runs', '3', '--jitter', '1.5'],
+  ...['--exclude', '2097-12-25', '--exclude', '2097-06-01/2097-06-30', '--exclude', '0 12 * * *'],
+  ...['--misfire', 'all', '--grace', '60', '--overlap', 'skip', '--max-queue-length', '7', '--priority', '9'],
+  ...['--expires', '30', '--time-limit', '20', '--soft-time-limit', '10', '--ignore-result', 'true'],
+  ...['--headers', '{"h": "v"}', '--worker', 'ringbeat', '--tags', 't1,t2', '--paused'],
+];
+
+const run = await setUp(t);
 
 t.test('a schedule is added, read, listed, paused, resumed and removed', async (t) => {
   const added = await run('schedules', 'add', 'a/1', '--task', 'x.y', '--at', FAR, '-a', '[1.0, 12345678901234567890]');
@@ -89,15 +101,6 @@ t.test('every field of a spec has an option', async (t) => {
   t.match(rrule.schedule, { rrule: 'FREQ=DAILY;BYHOUR=9', tz: 'Asia/Kolkata' });
   t.match((await add('expires', '--in', '5', '--expires', FAR)).options, { expires: FAR });
 });
-
-const ALL_OPTIONS = [
-  ...['-k', '{"a": [1]}', '-Q', 'q', '--cron', '*/5 9-17 * * *', '--tz', 'Europe/Berlin', '--dialect', 'celery'],
-  ...['--start', '2097-01-01T00:00:00Z', '--end', FAR, '--max-runs', '3', '--jitter', '1.5'],
-  ...['--exclude', '2097-12-25', '--exclude', '2097-06-01/2097-06-30', '--exclude', '0 12 * * *'],
-  ...['--misfire', 'all', '--grace', '60', '--overlap', 'skip', '--max-queue-length', '7', '--priority', '9'],
-  ...['--expires', '30', '--time-limit', '20', '--soft-time-limit', '10', '--ignore-result', 'true'],
-  ...['--headers', '{"h": "v"}', '--worker', 'ringbeat', '--tags', 't1,t2', '--paused'],
-];
 
 t.test('a spec may come from a file, with fields replaced by options', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'ringbeat-cli-'));
@@ -200,7 +203,10 @@ t.test('without an API, or with one that is none, a command says so and fails', 
 
 t.test('a token is sent; of those that beat nodes are given, one that may write', async (t) => {
   const server = await withRedis(t);
-  const beat = await spawnBeat(t, server.url, ['--api-token', 'looker:read', '--api-token', 'doer:write']);
+  const beat = await spawnBeat(t, server.url, [
+    '--create-at-once',
+    ...['--api-token', 'looker:read', '--api-token', 'doer:write'],
+  ]);
   const add = (id: string) => ['schedules', 'add', id, '--task', 'x', '--at', FAR, '--api', beat.api];
   t.match(await ringbeat(add('a')), { code: 1, stderr: /401/ });
   t.match(await ringbeat([...add('a'), '--api-token', 'looker']), { code: 1, stderr: /403: The token may only read/ });

@@ -4,12 +4,15 @@ import { spawnBeat, spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { type CommandResult, ringbeat } from './ringbeat.ts';
 
+// All use the same node and worker, with tasks of their own.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 
 /** `add`, `boom` and others run in a worker of the test's own; what is for another queue stays there. */
 async function setUp(t: Test): Promise<(args: readonly string[], input?: string) => Promise<CommandResult>> {
   const server = await withRedis(t);
-  const beat = await spawnBeat(t, server.url);
+  const beat = await spawnBeat(t, server.url, ['--create-at-once']);
   await spawnWorker(t, server.url, ['--tasks', TASKS], { env: { RINGBEAT_TEST_REDIS: server.url } });
   return (args, input = '') => ringbeat(args, { input, env: { RINGBEAT_API: beat.api } });
 }

@@ -8,35 +8,38 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { eventually } from '../support/eventually.ts';
 import { type SpawnedBeat, spawnBeat } from '../support/processes.ts';
-import { withRedis } from '../support/redis-server.ts';
+import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { type CommandResult, ringbeat } from './ringbeat.ts';
+
+// Each test has a Redis of its own.
+t.jobs = 3;
 
 type Run = (...args: string[]) => Promise<CommandResult>;
 
-const server = await withRedis(t);
-const connection = server.connect();
-t.teardown(() => connection.disconnect());
-
 interface SetUp {
+  readonly server: RedisServer;
   readonly beat: SpawnedBeat;
   readonly run: Run;
   /** Where commands are run. */
   readonly folder: string;
 }
 
-function setUp(t: Test, beat: SpawnedBeat): SetUp {
-  const folder = mkdtempSync(join(tmpdir(), 'ringbeat-cli-'));
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-  return { beat, folder, run: (...args) => ringbeat(args, { env: { RINGBEAT_API: beat.api }, cwd: folder }) };
+/** A folder, and a node of this namespace. */
+async function setUp(t: Test, server: RedisServer, namespace = 'rb'): Promise<SetUp> {
+  const beat = await spawnBeat(t, server.url, ['--create-at-once', '--namespace', namespace]);
+  const folder = makeFolder(t);
+  return { server, beat, folder, run: (...args) => ringbeat(args, { env: { RINGBEAT_API: beat.api }, cwd: folder }) };
 }
 
-const home = await spawnBeat(t, server.url);
+function makeFolder(t: Test): string {
+  const folder = mkdtempSync(join(tmpdir(), 'ringbeat-cli-'));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
 
 /** Without any schedules. */
-async function cleared(t: Test): Promise<SetUp> {
-  for (const id of (await everything(home)).keys())
-    await fetch(`${home.api}/v1/schedules/${encodeURIComponent(id)}`, { method: 'DELETE' });
-  return setUp(t, home);
+async function empty(t: Test): Promise<SetUp> {
+  return setUp(t, await withRedis(t));
 }
 
 const FAR = '2098-01-01T00:00:00.000Z';
@@ -94,7 +97,9 @@ function lines(values: readonly unknown[]): string {
 }
 
 t.test('an export brings every field and every next run to another namespace', async (t) => {
-  const from = await cleared(t);
+  const from = await empty(t);
+  const connection = from.server.connect();
+  t.teardown(() => connection.disconnect());
   const specs = join(from.folder, 'specs');
   writeFileSync(specs, lines(EVERY_KIND));
   t.same(await from.run('import', specs), {
@@ -110,7 +115,7 @@ t.test('an export brings every field and every next run to another namespace', a
   });
   t.same(readdirSync(from.folder).sort(), ['exported', 'specs'], 'no part is left');
 
-  const to = setUp(t, await spawnBeat(t, server.url, ['--namespace', 'other']));
+  const to = await setUp(t, from.server, 'other');
   t.match(await to.run('schedules', 'import', exported), { code: 0, stdout: `created ${EVERY_KIND.length}, ` });
   t.same(await everything(to.beat), await everything(from.beat));
   t.equal(await connection.llen('once'), 1, 'what has run does not run again');
@@ -122,7 +127,7 @@ t.test('an export brings every field and every next run to another namespace', a
 });
 
 t.test('an import tells which lines failed, and why', async (t) => {
-  const { run, folder } = await cleared(t);
+  const { run, folder } = await empty(t);
   const good = { id: 'good', task: 'x', schedule: { at: FAR } };
   writeFileSync(join(folder, 'f'), `${lines([good, { ...good, id: 'bad', schedule: { every: 0 } }])}\nno json\n`);
   const imported = await run('import', 'f');
@@ -133,13 +138,13 @@ t.test('an import tells which lines failed, and why', async (t) => {
 });
 
 t.test('an import reads standard input', async (t) => {
-  const { beat } = await cleared(t);
+  const { beat } = await empty(t);
   const input = lines(EVERY_KIND.slice(0, 2));
   t.match(await ringbeat(['import', '--api', beat.api], { input }), { code: 0, stdout: /^created 2, / });
 });
 
 t.test('a file that cannot be read or written is named, and leaves what was there', async (t) => {
-  const { run, folder } = await cleared(t);
+  const { run, folder } = await empty(t);
   t.match(await run('import', 'none'), { code: 1, stdout: '', stderr: /Cannot use none: ENOENT/ });
   t.match(await run('export', folder), { code: 1, stderr: /it is no regular file/ });
   t.match(await run('export', 'none/file'), { code: 1, stderr: /Cannot use none\/file: ENOENT/ });
@@ -150,7 +155,7 @@ t.test('a file that cannot be read or written is named, and leaves what was ther
 });
 
 t.test('an export that breaks off fails, and leaves no file', async (t) => {
-  const { folder } = await cleared(t);
+  const folder = makeFolder(t);
   const server = createServer((_, response) => {
     response.write('{"id": "a"}\n', () => response.destroy());
   }).listen(0, '127.0.0.1');
@@ -163,7 +168,7 @@ t.test('an export that breaks off fails, and leaves no file', async (t) => {
 });
 
 t.test('apply creates and updates what differs, and removes the rest only when told to', async (t) => {
-  const { beat, run, folder } = await cleared(t);
+  const { beat, run, folder } = await empty(t);
   const spec = (id: string, at = FAR) => ({ id, task: 'x', schedule: { at }, tags: ['team'] });
   const apply = (specs: readonly unknown[], ...args: string[]) => {
     writeFileSync(join(folder, 'f'), JSON.stringify(specs, null, 2));
@@ -191,7 +196,7 @@ t.test('apply creates and updates what differs, and removes the rest only when t
 });
 
 t.test('apply takes schedules of every kind, as specs or as an export, and finds nothing to change then', async (t) => {
-  const { run, folder } = await cleared(t);
+  const { run, folder } = await empty(t);
   writeFileSync(join(folder, 'specs'), lines(EVERY_KIND));
   t.match(await run('schedules', 'apply', 'specs'), { code: 0, stdout: `created ${EVERY_KIND.length}, updated 0` });
   const nothing = { code: 0, stdout: `created 0, updated 0, unchanged ${EVERY_KIND.length}, removed 0\n`, stderr: '' };
@@ -201,7 +206,7 @@ t.test('apply takes schedules of every kind, as specs or as an export, and finds
 });
 
 t.test('apply changes nothing when anything in the file is wrong', async (t) => {
-  const { beat, run, folder } = await cleared(t);
+  const { beat, run, folder } = await empty(t);
   const good = { id: 'good', task: 'x', schedule: { at: FAR }, tags: ['team'] };
   const file = join(folder, 'f');
   for (const [bad, told] of [

@@ -96,7 +96,7 @@ function comparable(name: string, raws: readonly string[]): string[] {
 }
 
 const server = await withRedis(t);
-await spawnBeat(t, server.url);
+await spawnBeat(t, server.url, ['--create-at-once']);
 const redis = server.connect();
 const client = new Client({ redis: server.url, default: false });
 t.teardown(async () => {

@@ -9,7 +9,7 @@ const show = task('show', async (_ctx, sum: number, unit?: string) => `${sum} ${
 const total = task('total', (_ctx, numbers: readonly number[]) => numbers.length);
 
 const server = await withRedis(t);
-await spawnBeat(t, server.url);
+await spawnBeat(t, server.url, ['--create-at-once']);
 const redis = server.connect();
 const client = new Client({ redis: server.url });
 t.teardown(async () => {

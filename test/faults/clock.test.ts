@@ -9,6 +9,9 @@ import { spawnBeat, spawnProcess } from '../support/processes.ts';
 import { onPortOfOwn, withRedis } from '../support/redis-server.ts';
 import { account, ask, caughtUp, goesOn, PATIENT, put, readiness, redisNow, ringIs, startLoad } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const skip = FAKETIME === null ? 'libfaketime is not installed' : false;
 
 /** A Redis whose clock can be set while it runs. */

@@ -6,6 +6,9 @@ import { type SpawnedBeat, spawnBeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { ask, put } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 /** Messages of loops that nobody takes: what a Celery worker would say of them is said by the tests. */
 const LOOP = { task: 'loop', schedule: { after: 0.1, retry: { delay: 1_800, max_delay: 3_600 } } };
 
@@ -13,7 +16,9 @@ async function setUp(t: Test, beats: number): Promise<{ url: string; redis: Redi
   const server = await withRedis(t);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
-  const started = await Promise.all(Array.from({ length: beats }, () => spawnBeat(t, server.url)));
+  const started = await Promise.all(
+    Array.from({ length: beats }, () => spawnBeat(t, server.url, ['--create-at-once'])),
+  );
   return { url: server.url, redis, beats: started };
 }
 

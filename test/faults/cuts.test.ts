@@ -11,6 +11,9 @@ import { type CommandMatcher, runsScript, startProxy } from '../support/proxy.ts
 import { withRedis } from '../support/redis-server.ts';
 import { account, ask, goesOn, PATIENT, ringIs, startLoad } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 function script(name: string): CommandMatcher {
   const found = definedScripts().find((script) => script.name === name);
   assert.ok(found, name);

@@ -6,6 +6,9 @@ import { withRedis } from '../support/redis-server.ts';
 import { areReady, isCopied, journalIn, linesOf, schedulesOf } from './journal-nodes.ts';
 import { ask, put, redisNow } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const names = namespaceKeys('rb');
 
 async function deleteNamespace(t: Test, url: string): Promise<void> {
@@ -46,6 +49,8 @@ t.test('a deletion is no loss: the nodes note it in their journals, and nobody r
 });
 
 t.test('a node that was off during a deletion', { timeout: 600_000 }, async (t) => {
+  t.jobs = 3;
+
   /** A namespace with two journals, one of whose nodes is off while it is deleted. */
   const deletedWithoutOne = async (t: Test) => {
     const server = await withRedis(t);

@@ -20,6 +20,9 @@ import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { areReady, folderIn, isCopied, journalIn, linesOf, schedulesOf } from './journal-nodes.ts';
 import { ask, put } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 4;
+
 const HOURLY = { schedule: { every: 3_600 } };
 
 /** A node that registered schedules a, b and c, one after the other, and was killed; Redis is empty again. */

@@ -12,6 +12,9 @@ import { withRedis } from '../support/redis-server.ts';
 import { areReady, folderIn, isCopied, journalIn, linesOf, schedulesOf } from './journal-nodes.ts';
 import { account, ask, EVERY_MS, goesOn, PATIENT, put, readiness, redisNow, ringIs, startLoad } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 4;
+
 const names = namespaceKeys('rb');
 
 /** What a node announces that knows more than any other. */
@@ -61,6 +64,8 @@ t.test(
     const sent = await duesIn(redis);
     await server.kill();
     await server.restart();
+    // A node may not have noticed yet, and be ready still.
+    for (const beat of beats) await beat.logged('namespace_gone');
     await areReady(beats);
 
     t.equal(linesOf(beats, 'namespace_gone').length, 2, 'both say so');

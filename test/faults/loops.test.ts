@@ -8,6 +8,9 @@ import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { type LedgerLine, problemsOfOverlap, readLedger } from './history-account.ts';
 import { ask, put } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 4;
+
 const TASKS = fileURLToPath(new URL('./loop-tasks.js', import.meta.url));
 
 interface Stage {
@@ -20,7 +23,7 @@ async function setUp(t: Test): Promise<Stage> {
   const server = await withRedis(t);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
-  return { server, redis, beat: await spawnBeat(t, server.url) };
+  return { server, redis, beat: await spawnBeat(t, server.url, ['--create-at-once']) };
 }
 
 function startWorker(t: Test, { server }: Stage): Promise<Spawned> {
@@ -37,6 +40,13 @@ async function starts(redis: Redis, from = 0): Promise<LedgerLine[]> {
 
 async function noteLost(redis: Redis, { pid }: Spawned): Promise<void> {
   await redis.rpush('ledger', JSON.stringify({ is: 'lost', pid }));
+}
+
+/** Whether a worker that is suspended has runs that have begun and not ended. */
+async function hasRuns(redis: Redis, { pid }: Spawned): Promise<boolean> {
+  const own = (await readLedger(redis)).filter((line): line is LedgerLine => line.is !== 'lost' && line.pid === pid);
+  const ended = new Set(own.filter(({ is }) => is === 'end').map(({ id, attempt }) => `${id} ${attempt}`));
+  return own.some(({ id, attempt }) => !ended.has(`${id} ${attempt}`));
 }
 
 t.test('a worker is killed: each loop runs again once its lease has ended, none twice at once', async (t) => {
@@ -56,6 +66,16 @@ t.test('a worker is killed: each loop runs again once its lease has ended, none 
   await until(
     async () => (await starts(redis)).filter(({ pid }) => pid === killed.pid).length > 20,
     'the worker has its share',
+  );
+  await until(
+    async () => {
+      killed.kill('SIGSTOP');
+      if (await hasRuns(redis, killed)) return true;
+      killed.kill('SIGCONT');
+      return false;
+    },
+    'it has some in hand',
+    { everyMs: 50 },
   );
   killed.kill('SIGKILL');
   const killedAtMs = performance.now();

@@ -3,6 +3,9 @@ import { spawnBeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { account, goesOn, PATIENT, ringIs, startLoad } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const SCHEDULES = 400;
 
 t.test(

@@ -5,6 +5,9 @@ import { type SpawnedBeat, spawnBeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { account, goesOn, PATIENT, readiness, ringIs, startLoad } from './ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const SCHEDULES = 300;
 
 async function allSay(beats: readonly SpawnedBeat[], status: number): Promise<void> {

@@ -174,7 +174,11 @@ async function ending(t: Test, fleet: WorkerFleet, messages: readonly Message[])
   t.same(problems, [], 'acks late: at least once and never lost; acks early: at most once');
   await eventually(async () => {
     const left = (await redis.keys('rb:worker*')).concat(await redis.keys('rb:crashes'));
-    assert.deepEqual(left, []);
+    // Who was only cut off may still ask what his last settlement came to.
+    assert.deepEqual(
+      left.filter((key) => !key.endsWith(':settled')),
+      [],
+    );
   });
   t.pass('nothing is left of the workers');
 }

@@ -220,7 +220,7 @@ t.test(
     const server = await withRedis(t);
     const redis = server.connect();
     t.teardown(() => redis.disconnect());
-    await spawnBeat(t, server.url, ['--shards', String(SHARDS.length)]);
+    await spawnBeat(t, server.url, ['--create-at-once', '--shards', String(SHARDS.length)]);
     const stage: Stage = { server, redis, ledger: Ledger.open(t) };
     const victims = await Promise.all(PHASES.map((phase) => startVictim(t, stage, phase)));
     for (const victim of victims) await sendForLater(victim);

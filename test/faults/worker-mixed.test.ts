@@ -5,6 +5,9 @@ import { spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { allSettled, LEDGER_TASKS, Ledger, sendPlan, stateOf } from './worker-ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const TIMEOUT_MS = 180_000;
 t.setTimeout(3 * TIMEOUT_MS);
 

@@ -7,6 +7,9 @@ import { type SpawnedBeat, spawnBeat, spawnRingbeat, spawnWorker } from '../supp
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { allSettled, LEDGER_TASKS, Ledger, sendPlan, stateOf, unsettled } from './worker-ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 4;
+
 const TIMEOUT_MS = 240_000;
 t.setTimeout(2 * TIMEOUT_MS);
 
@@ -21,7 +24,7 @@ async function setUp(t: Test): Promise<Stage> {
   const server = await withRedis(t);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
-  return { server, redis, ledger: Ledger.open(t), beat: await spawnBeat(t, server.url) };
+  return { server, redis, ledger: Ledger.open(t), beat: await spawnBeat(t, server.url, ['--create-at-once']) };
 }
 
 const DEAD_ONE = { [namespaceKeys('rb').workerDeadLetters]: 1 };

@@ -7,6 +7,9 @@ import { type Spawned, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { allSettled, LEDGER_TASKS, Ledger, sendPlan, stateOf } from './worker-ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 interface Stage {
   readonly server: RedisServer;
   readonly redis: Redis;

@@ -8,9 +8,12 @@ import { type Spawned, spawnBeat, spawnWorker } from '../support/processes.ts';
 import { runsScript, startProxy } from '../support/proxy.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { envelope, iso, redisNow } from '../worker/messages.ts';
-import { allSettled, LEDGER_TASKS, Ledger, stateOf } from './worker-ledger.ts';
+import { allSettled, LEDGER_TASKS, Ledger, sendPlan, stateOf } from './worker-ledger.ts';
 // Defines the scripts that are cut.
 import '../../worker/worker.ts';
+
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
 
 const TIMEOUT_MS = 180_000;
 t.setTimeout(3 * TIMEOUT_MS);
@@ -136,8 +139,9 @@ for (const when of ['before', 'after'] as const) {
         assert.ok(script, name);
         return when === 'before' ? proxy.cutBefore(runsScript(script), 3) : proxy.cutAfter(runsScript(script), 3);
       });
-      const ids = await load(stage, 200);
       await startWorker(t, proxy.url, 'one');
+      // Only now, or the etas might be past, and nothing be parked.
+      const ids = await load(stage, 200);
       await ranExactly(t, stage, ids);
       await eventually(() =>
         assert.deepEqual(
@@ -148,3 +152,37 @@ for (const when of ['before', 'after'] as const) {
     },
   );
 }
+
+t.test(
+  'a worker is cut off beyond its lease just as a task was settled: what follows that task runs once',
+  { timeout: TIMEOUT_MS },
+  async (t) => {
+    const stage = await setUp(t);
+    const { server, redis, ledger } = stage;
+    const proxy = await startProxy(t, server.port);
+    const script = definedScripts().find(({ name }) => name === 'settle');
+    assert.ok(script);
+    const isSettle = runsScript(script);
+    let isCutting = true;
+    const cut = proxy.cutAfter((command) => isCutting && isSettle(command), 1_000);
+    await startWorker(t, proxy.url, 'one', '-Q', 'one');
+    await startWorker(t, server.url, 'two', '-Q', 'two');
+    const isKnown = async () => (await redis.zrange('rb:workers', '0', '-1')).some((id) => id.startsWith('one@'));
+    const options = { task_id: 'next', queue: 'two' };
+    const next = { task: 'effect', args: ledger.args(), kwargs: {}, options, immutable: true };
+    await sendPlan(redis, ledger, { id: 'first', queue: 'one', embed: { chain: [next] } });
+
+    await until(() => cut.count > 0, 'its settlement is not answered', { everyMs: 1 });
+    proxy.refuse();
+    await until(async () => !(await isKnown()), 'it is taken for dead', { everyMs: 100 });
+    isCutting = false;
+    proxy.accept();
+    // It settles one after the other: once this is stored, what was repeated has been answered.
+    await sendPlan(redis, ledger, { id: 'second', queue: 'one' });
+    await until(async () => (await stateOf(redis, 'second')) === 'SUCCESS', 'it is back');
+    t.ok(await isKnown());
+    await allSettled(redis);
+    await until(async () => (await stateOf(redis, 'next')) === 'SUCCESS', 'what follows has run');
+    t.same([ledger.entered('first'), ledger.entered('next')], [1, 1]);
+  },
+);

@@ -8,6 +8,9 @@ import { withRedis } from '../support/redis-server.ts';
 import { envelope, redisNow } from '../worker/messages.ts';
 import { allSettled, LEDGER_TASKS, Ledger, type Plan, sendPlan, stateOf } from './worker-ledger.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const TIMEOUT_MS = 180_000;
 t.setTimeout(3 * TIMEOUT_MS);
 
@@ -29,19 +32,18 @@ async function forgottenRuns(redis: Redis, ledger: Ledger, id: string): Promise<
 
 /** Tasks that run in each pool until the gate `go` is opened, in queues of their own. */
 async function startLongTasks(t: Test, url: string, redis: Redis, ledger: Ledger): Promise<string[]> {
-  const ids: string[] = [];
-  for (const pool of POOLS) {
+  const idsOf = async (pool: string): Promise<string[]> => {
     const args = ['--tasks', LEDGER_TASKS, '-Q', pool, '--pool', pool, '-n', `${pool}@%h`];
     if (pool !== 'solo') args.push('-c', '2');
     await spawnWorker(t, url, [...args, ...VISIBILITY]);
-    const kinds = pool === 'solo' ? [''] : ['', ' extended'];
-    for (const kind of kinds) {
-      const id = `${pool}${kind}`;
-      ids.push(id);
-      const plan: Plan = kind === '' ? { gate: 'go' } : { gate: 'go', extends: true };
+    const ids = pool === 'solo' ? [pool] : [pool, `${pool} extended`];
+    for (const id of ids) {
+      const plan: Plan = id === pool ? { gate: 'go' } : { gate: 'go', extends: true };
       await sendPlan(redis, ledger, { id, task: 'effect-late', queue: pool }, plan);
     }
-  }
+    return ids;
+  };
+  const ids = (await Promise.all(POOLS.map(idsOf))).flat();
   await until(() => ids.every((id) => ledger.entered(id) === 1), 'all run');
   return ids;
 }

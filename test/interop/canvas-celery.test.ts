@@ -138,7 +138,7 @@ t.setTimeout(120_000);
 for (const celery of await celeryPythons(t)) {
   t.test(`workflows that a client sends run on Celery ${celery.version}`, async (t) => {
     const server = await withRedis(t);
-    await spawnBeat(t, server.url);
+    await spawnBeat(t, server.url, ['--create-at-once']);
     await startCeleryWorker(t, celery, server.url, { pool: 'threads', concurrency: 4 });
     t.same(await outcomes(server), EXPECTED);
   });
@@ -147,7 +147,7 @@ for (const celery of await celeryPythons(t)) {
 for (const pool of ['async', 'processes', 'threads']) {
   t.test(`workflows that a client sends run on a bundled worker with pool ${pool}`, async (t) => {
     const server = await withRedis(t);
-    await spawnBeat(t, server.url);
+    await spawnBeat(t, server.url, ['--create-at-once']);
     await spawnWorker(t, server.url, ['--tasks', TASKS, '--pool', pool, '-c', '4'], {
       env: { RINGBEAT_TEST_REDIS: server.url },
     });

@@ -8,6 +8,9 @@ import { type CeleryPython, celeryPythons, runPython, startCeleryWorker } from '
 import { type Spawned, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 const OURS = 'ours@host1';
 
@@ -169,6 +172,11 @@ for (const celery of await celeryPythons(t)) {
     });
     t.match(await ringbeat(['control', 'pool_grow', 'x']), { code: 2, stderr: /n must be a whole number, got "x"/ });
     t.match(await ringbeat(['control', '--list']), { code: 0, stdout: / rate_limit <task_name>/ });
+    const line = ['control', ...both, 'global_rate_limit', 'add', '5/s', '--json', '--redis', server.url];
+    t.match(Object.assign({}, ...JSON.parse((await ringbeat(line)).stdout)), {
+      [OURS]: { ok: 'new global rate limit set successfully' },
+      [theirs]: { error: /^KeyError/ },
+    });
     t.equal(await redis.exists('_kombu.binding.reply.celery.pidbox'), 0, 'nothing is left of any call');
     t.same(await redis.keys('*.reply.celery.pidbox*'), []);
 

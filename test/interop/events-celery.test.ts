@@ -6,6 +6,9 @@ import { eventually } from '../support/eventually.ts';
 import { spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 
 /** Sends three tasks and prints what became of them. */

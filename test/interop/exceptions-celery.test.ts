@@ -6,11 +6,14 @@ import { celeryPythons, startCeleryWorker } from '../support/celery.ts';
 import { spawnBeat, spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 const TIMEOUT_SEC = 60;
 
 async function connected(t: Test, url: string): Promise<Client> {
-  await spawnBeat(t, url);
+  await spawnBeat(t, url, ['--create-at-once']);
   const client = new Client({ redis: url, default: false });
   t.teardown(() => client.close());
   return client;

@@ -9,6 +9,9 @@ import { celeryPythons, runPython, startCeleryWorker } from '../support/celery.t
 import { type Spawned, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 const OURS = 'ours@host1';
 
@@ -29,7 +32,7 @@ for (const celery of await celeryPythons(t)) {
     const server = await withRedis(t);
     const folder = mkdtempSync(join(tmpdir(), 'ringbeat-test-state-'));
     t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-    const withState = ['--state-db', join(folder, '%n.state')];
+    const withState = ['--statedb', join(folder, '%n.state')];
     const first = await startOurs(t, server, ...withState);
     await ringbeat(['control', '-d', OURS, 'revoke', 'from-ours', '--redis', server.url]);
     const worker = await startCeleryWorker(t, celery, server.url);
@@ -63,7 +66,7 @@ while not app.control.inspect(destination=['${OURS}']).query_task([running.id])[
 app.control.revoke(running.id, terminate=True, signal='KILL', destination=['${OURS}'])
 for result in (running, early):
     try:
-        print(result.get(timeout=20))
+        print(result.get(timeout=60))
     except TaskRevokedError as error:
         print(error)
 `;

@@ -23,7 +23,9 @@ async function stateOf(beat: SpawnedBeat, id: string): Promise<string> {
 }
 
 async function main(t: Test, celery: CeleryPython): Promise<void> {
-  await t.test('loops go on by the results that a worker stores, in the way that tasks say', async (t) => {
+  // Each test has a Redis of its own, and mostly waits.
+  t.jobs = 3;
+  t.test('loops go on by the results that a worker stores, in the way that tasks say', async (t) => {
     const { url, redis, beat } = await setUp(t);
     await startCeleryWorker(t, celery, url, { pool: 'threads', concurrency: 4 });
     const retry = { delay: 0.2, max_delay: 0.2 };
@@ -47,7 +49,7 @@ async function main(t: Test, celery: CeleryPython): Promise<void> {
     t.same(problemsOfOverlap(await spans(redis), new Set()), []);
   });
 
-  await t.test('runs do not overlap where they must not, and what is due meanwhile is skipped or waits', async (t) => {
+  t.test('runs do not overlap where they must not, and what is due meanwhile is skipped or waits', async (t) => {
     const { url, redis, beat } = await setUp(t);
     await startCeleryWorker(t, celery, url, { pool: 'threads', concurrency: 4 });
     const spec = { task: 'span', args: [0.5], schedule: { every: 0.2 } };
@@ -69,7 +71,7 @@ async function main(t: Test, celery: CeleryPython): Promise<void> {
     t.match(await (await fetch(`${beat.api}/v1/schedules/skips/runs`)).text(), /"outcome": ?"skipped"/);
   });
 
-  await t.test('a worker is killed: its runs count as ended when they can no longer be running', async (t) => {
+  t.test('a worker is killed: its runs count as ended when they can no longer be running', async (t) => {
     const { url, redis, beat } = await setUp(t);
     const options = { expires: 1, time_limit: 2 };
     const worker = await startCeleryWorker(t, celery, url, { pool: 'threads', concurrency: 4 });

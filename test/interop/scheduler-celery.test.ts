@@ -29,7 +29,9 @@ async function allQueued(redis: Redis, count: number, queue = 'celery'): Promise
 const ODD = 'héllo "世界" \\ \u{1f600}\n';
 
 async function main(t: Test, celery: CeleryPython): Promise<void> {
-  await t.test('a worker runs what is scheduled, with all that was given', async (t) => {
+  // Each test has a Redis of its own, and mostly waits.
+  t.jobs = 3;
+  t.test('a worker runs what is scheduled, with all that was given', async (t) => {
     const { url, redis, beat } = await setUp(t);
     await startCeleryWorker(t, celery, url, { queues: ['celery', 'video'] });
     await put(beat, `a/${ODD.trim()}`, {
@@ -47,7 +49,7 @@ async function main(t: Test, celery: CeleryPython): Promise<void> {
     t.equal(Number.parseInt(call!.id.slice(-12), 16), call?.ringbeat.due);
   });
 
-  await t.test('a worker runs an interval schedule again and again, each run once', async (t) => {
+  t.test('a worker runs an interval schedule again and again, each run once', async (t) => {
     const { url, redis, beat } = await setUp(t);
     await startCeleryWorker(t, celery, url);
     await put(beat, 'tick', { task: 'ledger', schedule: { every: 0.2 }, options: { expires: 3_600 } });
@@ -60,7 +62,7 @@ async function main(t: Test, celery: CeleryPython): Promise<void> {
     t.equal(new Set(seen.map(({ id }) => id)).size, seen.length);
   });
 
-  await t.test('results are kept where AsyncResult finds them, when they are asked for', async (t) => {
+  t.test('results are kept where AsyncResult finds them, when they are asked for', async (t) => {
     const { url, redis, beat } = await setUp(t);
     await put(beat, 'sum', { task: 'add', args: [2, 3], schedule: { in: 0 }, options: { ignore_result: false } });
     await put(beat, 'ignored', { task: 'add', args: [2, 3], schedule: { in: 0 } });
@@ -96,7 +98,7 @@ except ValueError as error:
     t.equal(await redis.exists(`celery-task-meta-${ids.get('ignored')}`), 0);
   });
 
-  await t.test('urgent messages are taken first, and expired ones are not run', async (t) => {
+  t.test('urgent messages are taken first, and expired ones are not run', async (t) => {
     const { url, redis, beat } = await setUp(t);
     for (const priority of [9, 0, 6, 3])
       await put(beat, `p${priority}`, { task: 'ledger', args: [priority], schedule: { in: 0 }, options: { priority } });
@@ -113,7 +115,7 @@ except ValueError as error:
     );
   });
 
-  await t.test("Celery's tools see the queue and all its messages", async (t) => {
+  t.test("Celery's tools see the queue and all its messages", async (t) => {
     const { url, redis, beat } = await setUp(t);
     for (const priority of [0, 3, 9])
       await put(beat, `p${priority}`, { task: 'ledger', queue: 'video', schedule: { in: 0 }, options: { priority } });

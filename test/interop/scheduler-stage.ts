@@ -17,5 +17,9 @@ export async function setUp(t: Test): Promise<{ url: string; redis: Redis; beat:
   const server = await withRedis(t);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
-  return { url: server.url, redis, beat: await spawnBeat(t, server.url, ['--misfire-threshold', '600']) };
+  return {
+    url: server.url,
+    redis,
+    beat: await spawnBeat(t, server.url, ['--create-at-once', '--misfire-threshold', '600']),
+  };
 }

@@ -7,6 +7,9 @@ import { type Spawned, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { redisNow, send, whereabouts } from '../worker/messages.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 const NOWHERE = { queued: 0, unacked: 0, index: 0, dead: 0 };
 
@@ -22,7 +25,7 @@ from ringbeat_test_app import app
 
 def outcome(result):
     try:
-        return result.get(timeout=20)
+        return result.get(timeout=60)
     except Exception as error:
         return [type(error).__name__, type(error).__module__, str(error)]
 

@@ -4,6 +4,9 @@ import { type CeleryPython, celeryPythons, runPython, startCeleryWorker } from '
 import { spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const TASKS = fileURLToPath(new URL('../worker/workflow-tasks.js', import.meta.url));
 
 /** Sends each canvas and prints what its result came to. */

@@ -15,10 +15,12 @@ import {
   writeReceived,
   writeRejected,
   writeRevoked,
+  writeSent,
   writeSucceeded,
   writeTask,
   writeWorker,
 } from '../../protocol/event-message.ts';
+import { readMessage, type TaskMessage } from '../../protocol/message-reader.ts';
 
 const SAMPLES = new URL('../../../test/fixtures/celery-samples/', import.meta.url);
 
@@ -37,6 +39,7 @@ interface Event {
   readonly root_id: string | null;
   readonly parent_id: string | null;
   readonly retries: number;
+  readonly queue: string;
   readonly result: string;
   readonly runtime: number;
   readonly exception: string;
@@ -88,6 +91,9 @@ function writeFields(to: AsciiWriter, event: Event): void {
       writeReceived(to, { id: uuid, name, args, kwargs, rootId, parentId, retries, etaMs: null, expiresMs: null });
       return;
     }
+    case 'task-sent':
+      writeSent(to, messageOf(event));
+      return;
     case 'task-started':
       writeTask(to, uuid);
       return;
@@ -113,6 +119,18 @@ function writeFields(to: AsciiWriter, event: Event): void {
   }
 }
 
+/** The message of which Celery's `task-sent` tells. */
+function messageOf({ uuid: id, name: task, args, kwargs, root_id, parent_id, retries, queue }: Event): TaskMessage {
+  return readMessage(
+    JSON.stringify({
+      body: Buffer.from('[[], {}, {}]').toString('base64'),
+      'content-type': 'application/json',
+      headers: { id, task, argsrepr: args, kwargsrepr: kwargs, root_id, parent_id, retries },
+      properties: { body_encoding: 'base64', delivery_info: { exchange: '', routing_key: queue }, delivery_tag: 'tag' },
+    }),
+  );
+}
+
 /** Celery's times have as many digits as a double needs, ours six. */
 function rounded(json: string): string {
   return json.replace(
@@ -122,6 +140,7 @@ function rounded(json: string): string {
 }
 
 const SHAPES = [
+  'task-sent',
   'task-received',
   'task-started',
   'task-succeeded',

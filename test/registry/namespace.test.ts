@@ -5,6 +5,9 @@ import { eventually } from '../support/eventually.ts';
 import { type Spawned, type SpawnedBeat, spawnBeat, spawnRingbeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 4;
+
 async function setUp(t: Test): Promise<{ url: string; redis: Redis }> {
   const server = await withRedis(t);
   const redis = server.connect();

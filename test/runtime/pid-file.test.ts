@@ -7,6 +7,9 @@ import { until } from '../support/eventually.ts';
 import { spawnProcess, spawnRingbeat, spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('../worker/sample-tasks.js', import.meta.url));
 
 function pidFile(t: Test): string {

@@ -41,14 +41,14 @@ async function giveUp(api: TestApi, ...messages: readonly MessageParts[]): Promi
     shards: 0,
     settlements: taken.messages.map(({ tag, list }) => ({
       tag,
-      mode: 'dead' as const,
+      mode: 'held' as const,
       result: null,
       letter: { queue: list, reason: 'cannot be decoded' },
       run: null,
       actions: [],
     })),
   });
-  await api.redis.del('rb:worker:w1:state');
+  await api.redis.del('rb:worker:w1:state', 'rb:worker:w1:settled');
 }
 
 /** Makes an `every` schedule due a second ago, on a queue that is none. */

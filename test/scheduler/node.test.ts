@@ -5,6 +5,9 @@ import { eventually, until } from '../support/eventually.ts';
 import { type SpawnedBeat, spawnBeat, spawnRingbeat } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 async function setUp(t: Test): Promise<{ url: string; redis: Redis }> {
   const server = await withRedis(t);
   const redis = server.connect();

@@ -256,6 +256,7 @@ function makeEvents(t: Test, on: RedisServer): Unit {
     hostname: hostname(),
     clock: new LogicalClock(),
     isOn: true,
+    tellsSent: false,
     heartbeatSec: 2,
     log,
     counts,

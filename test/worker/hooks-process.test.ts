@@ -9,6 +9,9 @@ import { withRedis } from '../support/redis-server.ts';
 import { type MessageParts, send } from './messages.ts';
 import { recordIn } from './worker-rig.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('./telling-tasks.js', import.meta.url));
 
 interface Told {

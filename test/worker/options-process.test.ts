@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
-import { hostname as machineName } from 'node:os';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { hostname as machineName, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
@@ -10,6 +12,9 @@ import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { listenToEvents } from './events-listener.ts';
 import { send } from './messages.ts';
 import { recordIn, startRig } from './worker-rig.ts';
+
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
 
 const TASKS = fileURLToPath(new URL('./sample-tasks.js', import.meta.url));
 const POOL_TASKS = fileURLToPath(new URL('./pool-tasks.js', import.meta.url));
@@ -51,6 +56,31 @@ for (const [args, text] of REFUSED) {
     t.notMatch(worker.stderr, /\n +at /, 'no stack trace');
   });
 }
+
+t.test('options are spelled as celery worker spells them', async (t) => {
+  const { redis, server } = await setUp(t);
+  const folder = mkdtempSync(join(tmpdir(), 'ringbeat-options-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const [pidfile, state] = [join(folder, 'w.pid'), join(folder, '%n.state')];
+  // As in a unit of Celery's own documentation, but for -A.
+  const common = '-n w1@%h -Q celery,video -X video -c 2 -l INFO -E --time-limit 300 --soft-time-limit 200';
+  const more =
+    '--heartbeat-interval 1 --without-gossip --without-mingle --max-tasks-per-child 9 --max-memory-per-child 900000';
+  const args = [...`${common} ${more}`.split(' '), '-P', 'processes', `--pidfile=${pidfile}`, '-S', state];
+  const env = { RINGBEAT_TEST_REDIS: server.url };
+  const worker = await spawnRingbeat(t, ['worker', '--redis', server.url, '--tasks', TASKS, ...args], { env });
+  t.match(await worker.logged('worker_ready'), {
+    hostname: /^w1@/,
+    queues: ['celery'],
+    pool: 'processes',
+    concurrency: 2,
+  });
+  t.equal(readFileSync(pidfile, 'utf8').trim(), String(worker.pid));
+  await send(redis, { task: 'add', id: 'sum', args: [1, 2] });
+  await ended(redis, 'sum');
+  t.same(await worker.stop(), { code: 0, signal: null });
+  t.same(readdirSync(folder), ['w1.state']);
+});
 
 t.test('what is refused is called what it was called: a variable of the environment by its name', async (t) => {
   const env = { RINGBEAT_CONCURRENCY: '5', RINGBEAT_POOL: 'solo' };

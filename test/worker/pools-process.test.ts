@@ -9,6 +9,9 @@ import { type Spawned, spawnRingbeat, spawnWorker } from '../support/processes.t
 import { withRedis } from '../support/redis-server.ts';
 import { send, whereabouts } from './messages.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('./pool-tasks.js', import.meta.url));
 const KINDS = ['processes', 'threads'] as const;
 const NOWHERE = { queued: 0, unacked: 0, index: 0, dead: 0 };
@@ -28,14 +31,11 @@ async function setUp(t: Test, env: Readonly<Record<string, string>> = {}): Promi
 }
 
 async function recordOf(redis: Redis, id: string): Promise<{ readonly status: string; readonly result: unknown }> {
-  return eventually(
-    async () => {
-      const text = await redis.get(resultKey(id));
-      assert.ok(text, `no result of ${id} yet`);
-      return JSON.parse(text);
-    },
-    { deadlineMs: 30_000 },
-  );
+  return eventually(async () => {
+    const text = await redis.get(resultKey(id));
+    assert.ok(text, `no result of ${id} yet`);
+    return JSON.parse(text);
+  });
 }
 
 for (const kind of KINDS) {
@@ -120,7 +120,7 @@ t.test('--autoscale grows with the work at once and shrinks when it has gone', a
   const worker = await start('--pool', 'processes', '--autoscale', '3,1');
   t.equal((await worker.logged('worker_ready')).concurrency, 1);
   await send(redis, ...['a', 'b', 'c', 'd'].map((id) => ({ task: 'hold', id })));
-  await eventually(async () => assert.equal(await redis.llen('ran'), 3), { deadlineMs: 30_000 });
+  await eventually(async () => assert.equal(await redis.llen('ran'), 3));
   t.ok(worker.log.some(({ event, to }) => event === 'scaling_up' && to === 3));
   await redis.set('go', '1');
   const places = await Promise.all(['a', 'b', 'c', 'd'].map(async (id) => (await recordOf(redis, id)).result));

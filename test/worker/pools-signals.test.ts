@@ -9,6 +9,9 @@ import { type Spawned, spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { send, whereabouts } from './messages.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 2;
+
 const TASKS = fileURLToPath(new URL('./pool-tasks.js', import.meta.url));
 const NOWHERE = { queued: 0, unacked: 0, index: 0, dead: 0 };
 

@@ -60,6 +60,7 @@ async function startPool(t: Test, kind: (typeof KINDS)[number], options: Options
     size: options.size ?? 1,
     setup: {
       tasks: [options.tasks ?? TASKS],
+      taskSendSentEvent: false,
       hostname: 'w@h',
       redis: 'redis://127.0.0.1:1/0',
       namespace: 'rb',
@@ -118,6 +119,7 @@ function jobOf({ task, args = [], id = 'id-1', options = {}, isLate = false }: J
     softLimitSec: null,
     hardLimitSec: null,
     cancellation: new Cancellation(),
+    place: -1,
     isEntered: false,
     terminateBy: null,
     isOver: false,

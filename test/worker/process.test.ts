@@ -11,6 +11,9 @@ import { type Spawned, spawnBeat, spawnRingbeat, spawnWorker } from '../support/
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { iso, redisNow, send, whereabouts } from './messages.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('./sample-tasks.js', import.meta.url));
 
 async function setUp(
@@ -24,7 +27,7 @@ async function setUp(
   return { server, redis, start };
 }
 
-async function ranExactly(redis: Redis, ids: readonly string[], deadlineMs = 30_000): Promise<void> {
+async function ranExactly(redis: Redis, ids: readonly string[], deadlineMs = 60_000): Promise<void> {
   await eventually(async () => assert.deepEqual((await redis.lrange('ran', 0, -1)).sort(), [...ids].sort()), {
     deadlineMs,
   });
@@ -39,8 +42,9 @@ t.test('what a killed worker held comes back within its heartbeat and runs elsew
   await eventually(async () => assert.deepEqual(await redis.lrange('ran', 0, -1), ['late']));
   await eventually(async () => assert.equal(await redis.hlen('unacked'), 3));
   await start();
-  await redis.set('go', '1');
   doomed.kill('SIGKILL');
+  await doomed.exited;
+  await redis.set('go', '1');
   await ranExactly(redis, ['late', 'late', 'b', 'c']);
   await eventually(async () => assert.deepEqual(await whereabouts(redis), NOWHERE));
   t.equal(JSON.parse((await redis.get(resultKey('late'))) ?? '{}').status, 'SUCCESS');
@@ -68,7 +72,7 @@ t.test('a suspended worker whose messages ran elsewhere does not run them again'
 
 t.test('a message with an eta ahead waits in a shard, outliving its worker, and runs when it is due', async (t) => {
   const { server, redis, start } = await setUp(t);
-  await spawnBeat(t, server.url);
+  await spawnBeat(t, server.url, ['--create-at-once']);
   const first = await start();
   const etaMs = (await redisNow(redis)) + 1_500;
   await send(

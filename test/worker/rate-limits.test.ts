@@ -1,6 +1,8 @@
 import t from 'tap';
 import { type TaskContext, task } from '../../index.ts';
+import { PidboxClient } from '../../lua/pidbox-client.ts';
 import { takeTokens } from '../../lua/take-tokens.ts';
+import { LogicalClock } from '../../protocol/control-message.ts';
 import { until } from '../support/eventually.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { send } from './messages.ts';
@@ -27,6 +29,8 @@ task('limited', note, { rateLimit: '20/s' });
 task('limited-hour', note, { rateLimit: '1/h' });
 task('limited-globally', note, { globalRateLimit: '20/s' });
 task('limited-twice', note, { rateLimit: 1_000, globalRateLimit: '1/h' });
+task('limited-globally-hour', note, { globalRateLimit: '1/h' });
+task('limited-later', note);
 task('limited-late', note, { globalRateLimit: '1/h', acksLate: true });
 task('free', () => 'free');
 
@@ -69,6 +73,55 @@ for (const name of ['limited-hour', 'limited-twice', 'limited-late']) {
     },
   );
 }
+
+t.test('limits of a task that is defined while a worker runs hold from then on', async (t) => {
+  await startRig(t, redisServer);
+  await send(redis, ...ids(3).map((id) => ({ task: 'free', id: `free-${id}` })));
+  for (const id of ids(3)) await recordIn(redis, `free-${id}`);
+  task('defined-later', note, { rateLimit: '1/h' });
+  task('defined-later-globally', note, { globalRateLimit: '1/h' });
+  await send(redis, ...ids(3).map((id) => ({ task: 'defined-later', id })));
+  await send(redis, ...ids(3).map((id) => ({ task: 'defined-later-globally', id: `global-${id}` })));
+  await until(
+    async () => (await redis.llen('celery')) === 0 && (await redis.zcard('unacked_index')) === 4 && starts.length === 2,
+    'all but the first of each are held',
+  );
+
+  t.comment('another task takes the name, and its limits');
+  task('defined-later-globally', note);
+  await send(redis, { task: 'defined-later-globally', id: 'another' });
+  for (const id of [...ids(3).map((id) => `global-${id}`), 'another']) await recordIn(redis, id);
+  t.equal(starts.length, 5);
+});
+
+t.test('remote control changes, lifts and sets limits on all workers together', async (t) => {
+  const names = ['w1@here', 'w2@here'];
+  for (const hostname of names) await startRig(t, redisServer, { hostname });
+  const client = new PidboxClient({ redis, clock: new LogicalClock(), nowMs: () => Date.now() });
+  const limit = async (task_name: string, rate_limit: string) => {
+    const args = { task_name, rate_limit };
+    const request = { method: 'global_rate_limit', arguments: args, destination: names, timeoutMs: 10_000 };
+    return Object.fromEntries(await client.call(request));
+  };
+  const saying = (reply: unknown) => Object.fromEntries(names.map((name) => [name, reply]));
+  const held = (count: number) =>
+    until(async () => (await redis.zcard('unacked_index')) === count, `${count} are held`);
+
+  await send(redis, ...ids(9).map((id) => ({ task: 'limited-globally-hour', id })));
+  await held(8);
+  t.same(await limit('limited-globally-hour', '20/s'), saying({ ok: 'new global rate limit set successfully' }));
+  for (const id of ids(9)) await recordIn(redis, id);
+  t.same(await limit('limited-later', '1/h'), saying({ ok: 'new global rate limit set successfully' }));
+  await send(redis, ...ids(9).map((id) => ({ task: 'limited-later', id: `later-${id}` })));
+  await held(8);
+  t.equal(starts.length, 10);
+  t.same(await limit('limited-later', '0'), saying({ ok: 'global rate limit disabled successfully' }));
+  for (const id of ids(9)) await recordIn(redis, `later-${id}`);
+
+  t.same(await limit('nobody', '1/s'), saying({ error: 'unknown task' }));
+  const [often] = Object.values(await limit('free', 'often'));
+  t.match(often, { error: /^Invalid rate limit string: ValueError/ });
+});
 
 t.test('held messages keep their lease', async (t) => {
   await startRig(t, redisServer, { visibilityTimeout: 1 });

@@ -9,6 +9,7 @@ import {
   restoreTags,
   WORKER_LEASE_MS,
 } from '../../lua/restore.ts';
+import { settle } from '../../lua/settle.ts';
 import { start } from '../../lua/start.ts';
 import { workerHeartbeat } from '../../lua/worker-heartbeat.ts';
 import { withRedis } from '../support/redis-server.ts';
@@ -139,6 +140,8 @@ t.test('a message that was taken again since it was found stays with its taker',
 t.test('a leaving worker gives everything back at once', async (t) => {
   await send(redis, { tag: 'a' }, { tag: 'b' });
   await takeAll('leaving');
+  const request = { workerId: 'leaving', counter: 1, resultExpiresSec: 60, shards: 0 };
+  await settle(redis, 'rb', { ...request, settlements: [] });
   t.same(await restoreOwn(redis, 'rb', 'leaving'), { restored: 2, deadLetters: 0 });
   t.same(await redis.keys('rb:*'), []);
 });

@@ -7,6 +7,9 @@ import { type Spawned, spawnRingbeat, spawnWorker } from '../support/processes.t
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import { send } from './messages.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('./sample-tasks.js', import.meta.url));
 
 async function setUp(

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { resultKey, workerKeys } from '../../lua/keys.ts';
 import { reserve } from '../../lua/reserve.ts';
+import { restoreLostWorkers } from '../../lua/restore.ts';
 import { type Settlement, settle } from '../../lua/settle.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { envelope, whereabouts } from './messages.ts';
@@ -126,7 +127,7 @@ t.test('success is final within one batch too', async (t) => {
 });
 
 t.test('a dead letter keeps the message as it came', async (t) => {
-  await end([{ mode: 'dead', letter: { queue: 'celery', reason: 'line one\nline two' }, result: result(FAILURE) }]);
+  await end([{ mode: 'held', letter: { queue: 'celery', reason: 'line one\nline two' }, result: result(FAILURE) }]);
   t.same(await whereabouts(redis), { ...GONE, dead: 1 });
   const [letter] = await redis.xrange('rb:dead-letters', '-', '+');
   t.same(letter?.[1], ['queue', 'celery', 'reason', 'line one\nline two', 'message', RAW]);
@@ -139,6 +140,54 @@ t.test('the same call again changes nothing', async (t) => {
   await redis.del(resultKey('id-a'));
   await end([failure], { counter: settled });
   t.equal(await redis.exists(resultKey('id-a')), 0);
+});
+
+t.test('the same call again changes nothing, though the worker was taken for dead meanwhile', async (t) => {
+  const next = { kind: 'push', list: 'next', envelope: RAW } as const;
+  const ends: Partial<Settlement>[] = [
+    { mode: 'acked', tag: 'b', result: result(FAILURE), actions: [next] },
+    { mode: 'held', tag: 'a', actions: [next] },
+  ];
+  t.equal((await end(ends)).late, 0);
+  await redis.zadd('rb:workers', '1', 'w1');
+  t.same((await restoreLostWorkers(redis, 'rb', Date.now())).workers, ['w1']);
+  t.same(await redis.keys('rb:*'), [workerKeys('rb', 'w1').settled], 'all else of it is forgotten');
+  await redis.del(resultKey('id-a'));
+  await end(ends, { counter: settled });
+  t.equal(await redis.llen('next'), 2);
+  t.equal(await redis.exists(resultKey('id-a')), 0);
+
+  await end(ends.slice(0, 1));
+  t.equal(await redis.llen('next'), 3, 'what it settles later counts');
+  const ttl = await redis.ttl(workerKeys('rb', 'w1').settled);
+  t.ok(ttl > 86_300 && ttl <= 86_400, 'nothing of it stays for ever');
+});
+
+t.test('an older call than the last changes nothing', async (t) => {
+  await end([]);
+  await end([{ mode: 'acked', tag: 'b', result: result(FAILURE) }], { counter: settled - 1 });
+  t.equal(await redis.exists(resultKey('id-a')), 0);
+});
+
+t.test('parts of a message may hold any text, and its tag blanks', async (t) => {
+  const raw = envelope({ tag: 'two words', id: 'id-w' });
+  await redis.lpush('celery', raw);
+  counter += 1;
+  await reserve(redis, 'rb', { workerId: 'w1', counter, limit: 10, byteLimit: 1_000_000, queues: ['celery'] });
+  const odd = '{"status": "FAILURE", "result": "2 held,run x\\n"}';
+  const push = { kind: 'push', list: 'next', envelope: '1 acked y' } as const;
+  const { late } = await end([
+    { tag: 'b', mode: 'acked', result: { taskId: 'id-b', record: SUCCESS } },
+    { tag: 'two words', result: { taskId: 'id-w', record: odd }, actions: [push] },
+    { tag: 'gone', result: { taskId: 'id-g', record: SUCCESS } },
+    { tag: 'c', mode: 'acked', result: { taskId: 'id-c', record: FAILURE } },
+    { result: result(SUCCESS) },
+  ]);
+  t.equal(late, 1);
+  t.same(await whereabouts(redis), GONE);
+  const records = await redis.mget(...['id-a', 'id-b', 'id-c', 'id-g', 'id-w'].map(resultKey));
+  t.same(records, [SUCCESS, SUCCESS, FAILURE, null, odd], 'each under its own id');
+  t.same(await redis.lrange('next', 0, -1), ['1 acked y']);
 });
 
 t.test('a Redis that is out of memory still takes results of what it frees', async (t) => {

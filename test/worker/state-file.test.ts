@@ -82,7 +82,7 @@ t.test('a file that cannot be used is named and left as it is', async (t) => {
     'worker',
     '--tasks',
     TASKS,
-    '--state-db',
+    '--statedb',
     file,
     '--redis',
     'redis://127.0.0.1:1',

@@ -1,6 +1,7 @@
 // Tasks of workflows, as those of the Celery application in test/support/celery.ts.
 import { Redis } from 'ioredis';
 import { task } from '../../client/task.ts';
+import { Ignore } from '../../protocol/task-errors.ts';
 
 const redis = new Redis(process.env.RINGBEAT_TEST_REDIS ?? '');
 redis.on('error', () => {});
@@ -37,4 +38,15 @@ const child = task('child', async ({ rootId }) => {
 task('parent', async (ctx) => {
   await Promise.all([child.delay(), child.s().delay()]);
   await ctx.send(child.s());
+});
+task('parent that ends badly', async (ctx, how: string) => {
+  await child.delay();
+  await ctx.send(child.s());
+  if (how === 'state') {
+    await ctx.updateState('HALFWAY', 0.5);
+    throw new Ignore();
+  }
+  if (how === 'unwritable') return () => how;
+  if (how === 'retry') ctx.retry({ countdown: 3_600 });
+  throw new Error(how);
 });

@@ -7,15 +7,18 @@ import { spawnBeat, spawnWorker } from '../support/processes.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { type MessageParts, send } from './messages.ts';
 
+// Each test has a Redis of its own, and mostly waits.
+t.jobs = 3;
+
 const TASKS = fileURLToPath(new URL('./workflow-tasks.js', import.meta.url));
 const GROUP = 'celery-taskset-meta-g';
 
-async function setUp(t: Test, hasBeat = false): Promise<Redis> {
+async function setUp(t: Test, hasBeat = false, args: readonly string[] = []): Promise<Redis> {
   const server = await withRedis(t);
-  if (hasBeat) await spawnBeat(t, server.url);
+  if (hasBeat) await spawnBeat(t, server.url, ['--create-at-once']);
   const redis = server.connect();
   t.teardown(() => redis.disconnect());
-  await spawnWorker(t, server.url, ['--tasks', TASKS], { env: { RINGBEAT_TEST_REDIS: server.url } });
+  await spawnWorker(t, server.url, ['--tasks', TASKS, ...args], { env: { RINGBEAT_TEST_REDIS: server.url } });
   return redis;
 }
 
@@ -125,6 +128,24 @@ t.test('what a task sends is its child, says so, and is in the record of its suc
   for (const id of ids) t.match(await result(redis, id), { status: 'SUCCESS', parent_id: 'p' });
   t.same(await redis.lrange('roots', 0, -1), ['root', 'root', 'root']);
 });
+
+for (const pool of ['async', 'processes']) {
+  t.test(`--pool ${pool}: what a task sent is in the record of whatever state it comes to`, async (t) => {
+    const redis = await setUp(t, true, ['--pool', pool, '-c', '2']);
+    const task = 'parent that ends badly';
+    await send(redis, ...['bang', 'retry', 'state', 'unwritable'].map((how) => ({ task, id: how, args: [how] })));
+    const idsOf = ({ children }: Record<string, unknown>) => (children as [[string, null], null][]).map(([[id]]) => id);
+    const failure = await result(redis, 'bang');
+    const retry = await result(redis, 'retry');
+    const unwritable = await result(redis, 'unwritable');
+    t.match(unwritable, { status: 'FAILURE', result: { exc_type: 'EncodeError' }, children: { length: 2 } });
+    t.match(failure, { status: 'FAILURE', children: { length: 2 } });
+    t.match(retry, { status: 'RETRY', children: { length: 3 } });
+    t.match(await result(redis, 'state'), { status: 'HALFWAY', result: 0.5, children: { length: 2 } });
+    for (const id of idsOf(failure)) t.match(await result(redis, id), { status: 'SUCCESS', parent_id: 'bang' });
+    t.equal(idsOf(retry).at(-1), 'retry', 'a retry sends the task itself, as Celery has it');
+  });
+}
 
 t.test('a failure is stored and counted whatever its errbacks and its chain are', async (t) => {
   const redis = await setUp(t);

@@ -10,7 +10,7 @@ import type { WorkerConfig } from '../config.ts';
 import { type Arguments, integerOf, isTrue, requireArguments, revokedBy } from './arguments.ts';
 import { bugReport, settingsOf } from './conf.ts';
 import { listActive, listReserved, listScheduled, queryTasks } from './inspect.ts';
-import { setRateLimit, setTimeLimits } from './limits.ts';
+import { setGlobalRateLimit, setRateLimit, setTimeLimits } from './limits.ts';
 import { MemorySamples, snapshotHeap } from './memory.ts';
 import { autoscale, growPool, restartPool, shrinkPool } from './pool.ts';
 import { Consumers } from './queues.ts';
@@ -84,6 +84,7 @@ function handlersOf(options: ControlOptions): Readonly<Record<ControlMethod, Han
     terminate: (args) => revoke(options, { ...args, terminate: true }),
     revoke_by_stamped_headers: (args) => revokeByStampedHeaders(options, args),
     rate_limit: (args) => setRateLimit(view, args),
+    global_rate_limit: (args) => setGlobalRateLimit(view, args),
     time_limit: (args) => setTimeLimits(view, args),
     add_consumer: (args) => consumers.add(args),
     cancel_consumer: (args) => consumers.cancel(args),

@@ -9,14 +9,16 @@ import { isList, snakeCase } from './arguments.ts';
 const CELERY_NAMES: Readonly<Record<string, string>> = {
   acksLate: 'task_acks_late',
   concurrency: 'worker_concurrency',
+  defaultQueue: 'task_default_queue',
   pool: 'worker_pool',
   resultExpiresSec: 'result_expires',
   resultExtended: 'result_extended',
   softTimeLimitSec: 'task_soft_time_limit',
-  stateDb: 'worker_state_db',
+  statedb: 'worker_state_db',
   maxMemoryKib: 'worker_max_memory_per_child',
   maxTasksPerChild: 'worker_max_tasks_per_child',
   taskEvents: 'worker_send_task_events',
+  taskSendSentEvent: 'task_send_sent_event',
   timeLimitSec: 'task_time_limit',
   trackStarted: 'task_track_started',
 };

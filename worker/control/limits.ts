@@ -7,13 +7,22 @@ import type { WorkerView } from './view.ts';
 
 /** Changes how often tasks of a name are started here. */
 export function setRateLimit(view: WorkerView, args: Arguments): Json {
+  return setRate('rate limit', args, (name, limit) => view.setRateLimit(name, limit));
+}
+
+/** Changes how often they are started by all workers together, as this one counts it. */
+export function setGlobalRateLimit(view: WorkerView, args: Arguments): Json {
+  return setRate('global rate limit', args, (name, limit) => view.setGlobalRateLimit(name, limit));
+}
+
+function setRate(what: string, args: Arguments, set: (task: string, limit: string | number | null) => void): Json {
   const { task_name: name, rate_limit: limit } = args;
   const reason = whyNoRate(limit);
   if (reason !== null) return { error: `Invalid rate limit string: ${reason}` };
   if (!isKnown(name)) return { error: 'unknown task' };
   const isNone = limit === null || limit === undefined || limit === 0 || limit === '' || limit === '0';
-  view.setRateLimit(name, isNone || (typeof limit !== 'string' && typeof limit !== 'number') ? null : limit);
-  return { ok: isNone ? 'rate limit disabled successfully' : 'new rate limit set successfully' };
+  set(name, isNone || (typeof limit !== 'string' && typeof limit !== 'number') ? null : limit);
+  return { ok: isNone ? `${what} disabled successfully` : `new ${what} set successfully` };
 }
 
 /** Changes how long tasks of a name may run here. */

@@ -40,6 +40,7 @@ function attributesOf(name: string, view: WorkerView, config: WorkerConfig): Rea
     ['send_events', true],
     ...options,
     ['rate_limit', view.rateLimit(name)],
+    ['global_rate_limit', view.globalRateLimit(name)],
     ['soft_time_limit', soft],
     ['time_limit', hard],
   ]);

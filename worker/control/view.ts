@@ -58,6 +58,9 @@ export interface WorkerView {
   rateLimit(task: string): string | number | null;
   /** Changes it. The limit is well-formed. */
   setRateLimit(task: string, limit: string | number | null): void;
+  /** The same on all workers together. */
+  globalRateLimit(task: string): string | number | null;
+  setGlobalRateLimit(task: string, limit: string | number | null): void;
   timeLimits(task: string): TimeLimits;
   setTimeLimits(task: string, limits: TimeLimits): void;
 

@@ -52,6 +52,8 @@ export function workerView(parts: WorkerParts): WorkerView {
 
     rateLimit: (task) => rateLimits.of(task),
     setRateLimit: (task, limit) => rateLimits.set(task, limit),
+    globalRateLimit: (task) => rateLimits.globalOf(task),
+    setGlobalRateLimit: (task, limit) => rateLimits.setGlobal(task, limit),
     timeLimits: (task) => active.limitsOf(task, tasks.get(task)?.options),
     setTimeLimits: (task, limits) => active.setLimits(task, limits),
 

@@ -16,6 +16,7 @@ export interface ChildSetup {
   /** Where its tasks send others. */
   readonly redis: string;
   readonly namespace: string;
+  readonly taskSendSentEvent: boolean;
   readonly logLevel: string;
   /** Resident size after which it wants to be replaced, KiB; null: any. */
   readonly maxMemoryKib: number | null;
@@ -65,8 +66,9 @@ export type CallMessage =
       readonly job: number;
       readonly call: number;
       readonly state: string;
-      /** JSON text. */
+      /** JSON texts. */
       readonly meta: string;
+      readonly children: string;
     }
   | { readonly kind: 'extend-lease'; readonly job: number; readonly call: number };
 

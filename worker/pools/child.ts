@@ -63,8 +63,8 @@ export class JobRunner implements TaskPort {
     await loadTasks(setup.tasks);
     defineBuiltinTasks();
     await signals.workerProcessInit.send({ sender: setup.hostname, pid: process.pid }, this.#log);
-    const { redis, namespace } = setup;
-    this.#closeClient = offerClient(() => new Client({ redis, namespace, default: false }));
+    const { redis, namespace, taskSendSentEvent } = setup;
+    this.#closeClient = offerClient(() => new Client({ redis, namespace, taskSendSentEvent, default: false }));
   }
 
   /** Runs one job. Only after the one before has ended. */
@@ -158,8 +158,9 @@ export class JobRunner implements TaskPort {
     return Math.floor(monotonicMs() + this.#offsetMs);
   }
 
-  storeState({ id }: TaskMessage, state: string, meta: Json): Promise<void> {
-    return this.#call((call) => ({ kind: 'store-state', job: this.#numberOf(id), call, state, meta: toJson(meta) }));
+  storeState({ id }: TaskMessage, state: string, meta: Json, children: readonly Json[]): Promise<void> {
+    const texts = { meta: toJson(meta), children: toJson(children) };
+    return this.#call((call) => ({ kind: 'store-state', job: this.#numberOf(id), call, state, ...texts }));
   }
 
   extendLease(id: string): Promise<void> {
@@ -193,7 +194,8 @@ function encoded(outcome: Outcome, isTyped: boolean): SentOutcome {
     const isPlain = rest.wish === null && rest.sends === undefined && rest.children === undefined;
     return { json: valueJson(value, isTyped), rest: isPlain ? SUCCESS : text(rest) };
   } catch (error) {
-    return { json: null, rest: text(failureOf(error)) };
+    const sent = rest.children === undefined ? {} : { children: rest.children };
+    return { json: null, rest: text({ ...failureOf(error), ...sent }) };
   }
 }
 

@@ -503,8 +503,10 @@ export abstract class ChildrenPool implements Pool {
     const task = assignment.job.delivery.message;
     let error: unknown = null;
     try {
-      if (message.kind === 'store-state') await port.storeState(task, message.state, parseJson(message.meta));
-      else await port.extendLease(task.id);
+      if (message.kind === 'store-state') {
+        const [meta, children] = [parseJson(message.meta), parseJson(message.children) as readonly Json[]];
+        await port.storeState(task, message.state, meta, children);
+      } else await port.extendLease(task.id);
     } catch (thrown) {
       error = thrown;
     }

@@ -8,7 +8,7 @@ import { ThreadsPool } from './threads-pool.ts';
 
 /** The pool that a worker is configured to run its tasks in; it calls `onUsable` when it can run more tasks than before. */
 export function makePool(config: WorkerConfig, port: TaskPort, log: Log, onUsable: () => void): Pool {
-  const { concurrency, pool, tasks, hostname, redis, namespace } = config;
+  const { concurrency, pool, tasks, hostname, redis, namespace, taskSendSentEvent } = config;
   if (pool === 'async' || pool === 'solo') return new AsyncPool(pool, concurrency, port);
   const isProcesses = pool === 'processes';
   const options = {
@@ -18,6 +18,7 @@ export function makePool(config: WorkerConfig, port: TaskPort, log: Log, onUsabl
       hostname,
       redis,
       namespace,
+      taskSendSentEvent,
       logLevel: log.level,
       maxMemoryKib: isProcesses ? config.maxMemoryKib : null,
     },

@@ -20,6 +20,8 @@ export interface Job {
   readonly hardLimitSec: number | null;
   /** Aborts `ctx.signal`, in pools that run tasks in this process. */
   readonly cancellation: Cancellation;
+  /** Where it is in the list of jobs. */
+  place: number;
   /** Until then it waits in the pool for its slot. */
   isEntered: boolean;
   /** Ends it as soon as it is entered; null: it may run. */
