@@ -4,7 +4,7 @@ import type { Redis } from 'ioredis';
 import type { Test } from 'tap';
 import { eventually, until } from '../support/eventually.ts';
 import { isRunning } from '../support/pids.ts';
-import { type Spawned, type SpawnedBeat, spawnBeat, spawnWorker } from '../support/processes.ts';
+import { type Spawned, type SpawnedBeat, spawnBeat, spawnRingbeat } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
 import type { Chance } from './history-chance.ts';
 import { LEDGER_TASKS, Ledger } from './worker-ledger.ts';
@@ -43,8 +43,11 @@ export class WorkerFleet {
   readonly #t: Test;
   readonly #chance: Chance;
   readonly #workers: Spawned[] = [];
+  /** Of all workers, those too that are starting. */
+  readonly #workerPids = new Set<number>();
   readonly #suspended = new Set<number>();
   readonly #underWay = new Set<Promise<void>>();
+  readonly #failures: unknown[] = [];
   #isRedisUp = true;
   #names = 0;
 
@@ -72,12 +75,14 @@ export class WorkerFleet {
     const done = this.#begin(this.#chance.weighted(FAULTS));
     if (done === null) return;
     this.#underWay.add(done);
-    await Promise.race([done.finally(() => this.#underWay.delete(done)), sleep(this.#chance.integer(300, 2_000))]);
+    const over = done.catch((error: unknown) => this.#failures.push(error)).then(() => this.#underWay.delete(done));
+    await Promise.race([over, sleep(this.#chance.integer(300, 2_000))]);
   }
 
   /** Waits until all that happened to processes is over. */
   async settled(): Promise<void> {
-    while (this.#underWay.size > 0) await Promise.all(this.#underWay);
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+    assert.deepEqual(this.#failures, []);
     for (const worker of this.#workers) assert.ok(!worker.hasExited(), `worker ${worker.pid} ended:\n${worker.stderr}`);
   }
 
@@ -128,7 +133,9 @@ export class WorkerFleet {
     // Here workers are killed that did not die of their tasks.
     const args = ['--tasks', LEDGER_TASKS, '-n', `worker-${this.#names}@%h`, '--pool', pool, '--max-crashes', '1000'];
     const concurrency = pool === 'async' ? '20' : '2';
-    const worker = await spawnWorker(this.#t, this.server.url, [...args, '-c', concurrency]);
+    const worker = await spawnRingbeat(this.#t, ['worker', '--redis', this.server.url, ...args, '-c', concurrency]);
+    this.#workerPids.add(worker.pid);
+    await worker.logged('worker_ready');
     this.tell(`worker ${worker.pid} is there, pool ${pool}`);
     this.#workers.push(worker);
   }
@@ -171,9 +178,8 @@ export class WorkerFleet {
 
   /** A process of a pool that has run a task and still lives. */
   async #killChild(): Promise<void> {
-    const own = new Set(this.#workers.map(({ pid }) => pid));
     const pids = [...new Set(this.ledger.lines().map(({ pid }) => pid))].filter(
-      (pid) => !own.has(pid) && isRunning(pid),
+      (pid) => !this.#workerPids.has(pid) && isRunning(pid),
     );
     if (pids.length === 0) return;
     const pid = this.#chance.pick(pids);
