@@ -8,10 +8,7 @@ import { writePidFile } from '../runtime/pid-file.ts';
 import { stoppedBySignals } from '../runtime/process.ts';
 import type { Spelling } from '../worker/check-options.ts';
 import { type WorkerOptions, workerConfig } from '../worker/config.ts';
-import { serveMetrics } from '../worker/metrics.ts';
 import { WORKER_OPTIONS } from '../worker/options.ts';
-import { loadTasks } from '../worker/tasks-modules.ts';
-import { Worker } from '../worker/worker.ts';
 
 const OPTIONS = { ...COMMON_OPTIONS, ...WORKER_OPTIONS };
 
@@ -39,6 +36,12 @@ async function runWorker(command: Command): Promise<void> {
   checkUsage(command, workerOptions);
   parseRedisUrl(options.redis, '--redis');
   if (pidfile !== null) writePidFile(pidfile);
+  // The worker takes longer to load than most other commands to run.
+  const [{ loadTasks }, { serveMetrics }, { Worker }] = await Promise.all([
+    import('../worker/tasks-modules.ts'),
+    import('../worker/metrics.ts'),
+    import('../worker/worker.ts'),
+  ]);
   await loadTasks(options.tasks);
   const log = createLog(logLevel, 'worker', logFormat);
   const worker = new Worker(workerOptions, log);

@@ -536,7 +536,8 @@ export class Pump {
     if (this.#isSliceOver || (this.#ready.length === 0 && this.#arrived.length === 0)) return;
     const { pool, clock } = this.#options;
     const untilMs = monotonicMs() + SLICE_MS;
-    const isOver = () => this.#active.size >= this.#slots || monotonicMs() >= untilMs;
+    const most = pool.usable + pool.queue;
+    const isOver = () => this.#active.size >= most || monotonicMs() >= untilMs;
     let given = 0;
     while (given < this.#ready.length && !isOver() && this.#give(this.#ready[given]!)) given += 1;
     this.#ready.splice(0, given);

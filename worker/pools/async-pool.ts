@@ -1,16 +1,22 @@
 import { signals } from '../../client/signals.ts';
 import { TaskRevokedError } from '../../protocol/task-errors.ts';
+import { monotonicMs } from '../../runtime/clock.ts';
 import type { TaskPort } from '../context.ts';
 import type { Outcome } from '../outcome.ts';
 import { runTask } from '../run-task.ts';
+import { Ahead } from './ahead.ts';
 import type { Job, Pool } from './pool.ts';
+
+/** Most jobs that are started, with those ahead of their slots. */
+const MOST_STARTED = 500;
 
 /** Runs tasks in this process: many at once where they await something (`async`), or one at a time (`solo`). */
 export class AsyncPool implements Pool {
   readonly kind: 'async' | 'solo';
-  readonly ahead = 0;
+  readonly queue = 0;
   readonly restart = null;
   #size: number;
+  readonly #ahead = new Ahead();
   readonly #port: TaskPort;
 
   constructor(kind: 'async' | 'solo', size: number, port: TaskPort) {
@@ -27,6 +33,10 @@ export class AsyncPool implements Pool {
     return this.#size;
   }
 
+  get ahead(): number {
+    return Math.max(0, Math.min(this.#ahead.of(this.#size), MOST_STARTED - this.#size));
+  }
+
   async start(): Promise<void> {
     const { hostname, log } = this.#port;
     await signals.workerProcessInit.send({ sender: hostname, pid: process.pid }, log);
@@ -35,7 +45,10 @@ export class AsyncPool implements Pool {
   run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void {
     const { message, task } = job.delivery;
     onEnter();
-    runTask({ message, task, cancellation: job.cancellation, port: this.#port }, onEnd);
+    runTask({ message, task, cancellation: job.cancellation, port: this.#port }, (outcome) => {
+      this.#ahead.took(monotonicMs() - job.startedAtMs);
+      onEnd(outcome);
+    });
   }
 
   takeBack(): boolean {

@@ -5,6 +5,7 @@ import { monotonicMs } from '../../runtime/clock.ts';
 import type { Log } from '../../runtime/log.ts';
 import type { TaskPort } from '../context.ts';
 import { lostOutcome, type Outcome } from '../outcome.ts';
+import { Ahead, MOST_AHEAD } from './ahead.ts';
 import {
   type CallMessage,
   type ChildSetup,
@@ -53,13 +54,6 @@ export interface ChildrenPoolOptions {
 /** A child that died on its own accord is replaced after the first of these, ms, doubling up to the second. */
 const RESPAWN_MIN_MS = 100;
 const RESPAWN_MAX_MS = 10_000;
-
-/** Jobs are taken ahead that will be waiting for a child for about this long, ms; at most so many for each child. */
-const AHEAD_MS = 10;
-const MOST_AHEAD = 16;
-
-/** How much the latest job counts in the mean of how long jobs take. */
-const LATEST = 0.1;
 
 /** How long children that were told to stop may take, ms. */
 const STOP_MS = 5_000;
@@ -113,8 +107,7 @@ export abstract class ChildrenPool implements Pool {
   readonly #waiting: Assignment[] = [];
   #size: number;
   #jobs = 0;
-  /** How long a job takes from here to here, ms. */
-  #meanMs = AHEAD_MS;
+  readonly #ahead = new Ahead();
   /** Children that died in a row before any of them ended a job. */
   #deaths = 0;
   #respawnTimer: NodeJS.Timeout | null = null;
@@ -139,7 +132,11 @@ export abstract class ChildrenPool implements Pool {
   }
 
   get ahead(): number {
-    return this.usable * Math.min(Math.max(0, Math.floor(AHEAD_MS / this.#meanMs) - 1), MOST_AHEAD);
+    return this.#ahead.of(this.usable);
+  }
+
+  get queue(): number {
+    return this.ahead;
   }
 
   /** Throws what keeps a child from starting. */
@@ -459,7 +456,7 @@ export abstract class ChildrenPool implements Pool {
     slot.assignment = null;
     slot.jobs += 1;
     this.#deaths = 0;
-    this.#meanMs += LATEST * (monotonicMs() - assignment.enteredAtMs - this.#meanMs);
+    this.#ahead.took(monotonicMs() - assignment.enteredAtMs);
     if (overweightKib !== null) {
       const { log, setup } = this.#options;
       // As billiard warns (pool.py, MAXMEM_USED_FMT).

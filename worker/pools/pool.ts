@@ -38,15 +38,17 @@ export interface Pool {
   /** Tasks that it could be running now: fewer than `size` while a thread or process is being replaced. */
   readonly usable: number;
   /**
-   * How many more jobs may be given to it than it can run, because their slots will be free in a moment: then one call to Redis
-   * starts several, and no slot waits for the next. 0 unless tasks are short.
+   * How many more messages are worth starting than it can run, because their slots will be free in a moment: then one call to
+   * Redis starts several. 0 unless tasks are short.
    */
   readonly ahead: number;
+  /** How many more jobs it takes than it can run, so that no slot has to wait for the next. */
+  readonly queue: number;
   /** Resolves when tasks can be given to it. */
   start(): Promise<void>;
   /**
    * Runs the job once it has a slot. Never throws; calls `onEnter` and then `onEnd` once each, unless the job is taken back or
-   * killed. At most `usable + ahead` at once.
+   * killed. At most `usable + queue` at once.
    */
   run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void;
   /** Takes back a job that has not been entered; answers false where it is too late for that. */
