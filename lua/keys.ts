@@ -124,8 +124,8 @@ export interface WorkerKeys {
   readonly settled: string;
   /** set: delivery tags that this worker holds in `unacked`. */
   readonly reserved: string;
-  /** set: those of them whose tasks it has started, where acks are late and nobody else counts the attempts. */
-  readonly started: string;
+  /** set: those of them whose tasks it has not started. (Runs whose attempts their schedule counts stay in it.) */
+  readonly waiting: string;
   /** list: envelopes that its last reserve acknowledged as it took them. */
   readonly direct: string;
 }
@@ -165,7 +165,7 @@ export function workerKeys(namespace: string, workerId: string): WorkerKeys {
     state: `${prefix}state`,
     settled: `${prefix}settled`,
     reserved: `${prefix}reserved`,
-    started: `${prefix}started`,
+    waiting: `${prefix}waiting`,
     direct: `${prefix}direct`,
   };
 }

@@ -1,5 +1,5 @@
 -- reserve: take messages from their queues, most urgent list first, fair between queues of one urgency. They go to unacked.
--- Those that start as they are taken are started here (see start): acknowledged, or noted as started.
+-- Those that start as they are taken are started here (see start): acknowledged, or not noted as waiting.
 -- KEYS[1] workers       zset    worker id -> last heartbeat, ms since epoch
 -- KEYS[2] state         hash    the worker's: batch (counter last served), tags (what of that batch went to unacked, a line
 --                               each), direct (numbers of the lists of the rest)
@@ -8,7 +8,7 @@
 -- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] dead_letters  stream  elements that are no message
 -- KEYS[7] direct_list   list    envelopes of the last batch that were acknowledged as they were taken, for a repeated answer
--- KEYS[8] started       set     delivery tags of late-acknowledged messages whose tasks have started
+-- KEYS[8] waiting       set     those of them whose tasks have not started
 -- KEYS[9] crashes       hash    delivery tag -> how many workers died of that message
 -- KEYS[10...] lists     list    envelopes, newest at the head; all queues at the first step, then all at the next
 -- ARGV[1] worker_id     text
@@ -29,7 +29,7 @@
 local workers, state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local worker_id, counter = ARGV[1], tonumber(ARGV[2])
 local limit, byte_limit, dead_limit = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local direct_list, started, crashes = KEYS[7], KEYS[8], KEYS[9]
+local direct_list, waiting, crashes = KEYS[7], KEYS[8], KEYS[9]
 local direct_room, max_crashes = tonumber(ARGV[6]), ARGV[8]
 local first_list, first_tail, STARTED = 10, 9, 1000000
 local queues = #ARGV - first_tail + 1
@@ -92,12 +92,12 @@ redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 redis.call('XLEN', dead_letters)
 redis.call('LLEN', direct_list)
-redis.call('SCARD', started)
+redis.call('SCARD', waiting)
 redis.call('HLEN', crashes)
 
 local score = string.sub(now_us, 1, -7) .. '.' .. string.sub(now_us, -6)
 local tags, lines, scores, fields = {}, {}, {}, {}
-local direct, direct_numbers, started_tags, starts = {}, {}, {}, {}
+local direct, direct_numbers, waiting_tags, starts = {}, {}, {}, {}
 if direct_room > 0 then
   -- What workers died of has a last chance, which start gives.
   local may_start_late = redis.call('HLEN', crashes) == 0
@@ -141,7 +141,7 @@ local function accept(number, envelope)
     direct[#direct + 1] = envelope
     direct_numbers[#direct_numbers + 1] = number
   else
-    if start == 'late' then started_tags[#started_tags + 1] = tag end
+    if not start then waiting_tags[#waiting_tags + 1] = tag end
     tags[#tags + 1] = tag
     lines[#lines + 1] = place .. ' ' .. tag
     scores[#scores + 1] = score
@@ -192,10 +192,8 @@ if #tags > 0 then
   redis.call('ZADD', index, unpack(scores))
   redis.call('SADD', reserved, unpack(tags))
 end
-if #started_tags > 0 then
-  redis.call('SADD', started, unpack(started_tags))
-  redis.call('HSET', state, 'max_crashes', max_crashes)
-end
+if #waiting_tags > 0 then redis.call('SADD', waiting, unpack(waiting_tags)) end
+if #waiting_tags < #tags then redis.call('HSET', state, 'max_crashes', max_crashes) end
 if #tags + #direct > 0 then
   redis.call('HSET', state, 'batch', counter, 'tags', table.concat(lines, '\n'), 'direct', table.concat(direct_numbers, ' '))
   -- Whoever holds messages is known as a worker, so that they are missed when it dies before its next heartbeat.

@@ -67,7 +67,7 @@ export async function reserve(redis: Redis, namespace: string, request: ReserveR
       [
         ...holderKeys(namespace, request.workerId),
         worker.direct,
-        worker.started,
+        worker.waiting,
         namespaceKeys(namespace).crashes,
         ...lists,
       ],

@@ -5,7 +5,7 @@
 -- KEYS[4] unacked       hash    delivery tag -> [envelope, exchange, routing key]
 -- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] dead_letters  stream  messages that were given up
--- KEYS[7] started       set     those of the holder's tags whose late-acknowledged tasks have started
+-- KEYS[7] waiting       set     those of the holder's tags whose tasks have not started
 -- KEYS[8] crashes       hash    delivery tag -> how many workers died of that message
 -- KEYS[9] direct        list    what the holder's last reserve acknowledged
 -- KEYS[10] chords       hash    group id -> what follows the chord, of those whose body is yet to be sent
@@ -27,7 +27,7 @@
 --- @include "actions"
 --- @include "chord-part"
 local workers, state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local started, crashes, direct, chords = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local waiting, crashes, direct, chords = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local worker_id, lease, dead_limit, expires = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local first_list, first_entry, ENTRY, ACTION, CRASHES_SEC = 11, 5, 5, 5, 604800
 
@@ -41,7 +41,7 @@ redis.call('SCARD', reserved)
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 redis.call('XLEN', dead_letters)
-redis.call('SCARD', started)
+redis.call('SCARD', waiting)
 redis.call('HLEN', crashes)
 redis.call('HLEN', chords)
 local usable = {}
@@ -83,12 +83,13 @@ while position <= #ARGV do
   if not value then
     redis.call('ZREM', index, tag)
     redis.call('SREM', reserved, tag)
+    redis.call('SREM', waiting, tag)
   elseif (redis.call('ZSCORE', index, tag) or '') == score then
     redis.call('HDEL', unacked, tag)
     redis.call('ZREM', index, tag)
-    redis.call('SREM', reserved, tag)
+    local was_held, was_waiting = redis.call('SREM', reserved, tag) == 1, redis.call('SREM', waiting, tag) == 1
     local times = 0
-    if redis.call('SREM', started, tag) == 1 and max_crashes < math.huge then
+    if was_held and not was_waiting and max_crashes < math.huge then
       times = redis.call('HINCRBY', crashes, tag, 1)
       redis.call('EXPIRE', crashes, CRASHES_SEC)
     end
@@ -112,6 +113,6 @@ end
 local left = redis.call('SCARD', reserved)
 if worker_id ~= '' and left == 0 then
   redis.call('ZREM', workers, worker_id)
-  redis.call('DEL', state, started, direct)
+  redis.call('DEL', state, waiting, direct)
 end
 return { now_ms, restored, given_up, left }

@@ -250,7 +250,7 @@ async function putBack(
   const names = namespaceKeys(namespace);
   const reply = await script.run(
     redis,
-    [...holderKeys(namespace, holder.workerId), worker.started, names.crashes, worker.direct, names.chords, ...lists],
+    [...holderKeys(namespace, holder.workerId), worker.waiting, names.crashes, worker.direct, names.chords, ...lists],
     [holder.isAgeOnly ? '' : holder.workerId, holder.leaseMs, WORKER_DEAD_LETTERS, RESULT_EXPIRES_SEC, ...entries],
   );
   const [, restored, deadLetters, left] = listReply(script, reply);
@@ -269,15 +269,15 @@ async function followsOf(
   held: readonly Held[],
 ): Promise<readonly (readonly Action[])[]> {
   if (source === null || held.length === 0) return [];
-  const { started } = workerKeys(namespace, workerId);
-  const [hasStarted, [seconds]] = await Promise.all([
-    redis.smismember(started, ...held.map(({ tag }) => tag)),
+  const { waiting } = workerKeys(namespace, workerId);
+  const [isWaiting, [seconds]] = await Promise.all([
+    redis.smismember(waiting, ...held.map(({ tag }) => tag)),
     redis.time(),
   ]);
   const nowMs = Number(seconds) * 1_000;
   const lost = exceptionOf(new WorkerLostError('Worker exited prematurely, in each of the runs of this task.'));
   return held.map(({ value }, at) => {
-    if (hasStarted[at] !== 1 || value === null) return [];
+    if (isWaiting[at] === 1 || value === null) return [];
     try {
       const message = readMessage(redelivery(value).envelope);
       return givenUp(message, lost, { nowMs, isStored: !message.ignoreResult }, source);

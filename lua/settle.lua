@@ -1,7 +1,7 @@
 -- settle: finish messages: store results, take late-acknowledged ones off unacked, send what follows, keep undecodable ones.
 -- KEYS[1] settled       string  the worker's: counter last served, and the positions that were answered; kept for a day
 -- KEYS[2] reserved      set     delivery tags that the worker holds
--- KEYS[3] started       set     those of them whose late-acknowledged tasks have started
+-- KEYS[3] waiting       set     those of them whose tasks have not started
 -- KEYS[4] unacked       hash    delivery tag -> [envelope, exchange, routing key]
 -- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] dead_letters  stream  messages that were given up
@@ -36,7 +36,7 @@
 --- @include "parked"
 --- @include "actions"
 --- @include "chord-part"
-local settled, reserved, started, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local settled, reserved, waiting, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local crashes, meta, chords = KEYS[7], KEYS[8], KEYS[9]
 local counter, expires, dead_limit, shards = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local token, bare = ARGV[5], tonumber(ARGV[6])
@@ -53,7 +53,7 @@ end
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 redis.call('SCARD', reserved)
-redis.call('SCARD', started)
+local any_waiting = redis.call('SCARD', waiting) > 0
 redis.call('XLEN', dead_letters)
 redis.call('HLEN', crashes)
 redis.call('HLEN', chords)
@@ -103,7 +103,7 @@ end
 redis.call('DEL', settled)
 if #tags > 0 then
   redis.call('SREM', reserved, unpack(tags))
-  redis.call('SREM', started, unpack(tags))
+  if any_waiting then redis.call('SREM', waiting, unpack(tags)) end
 end
 if #held > 0 then
   redis.call('HDEL', unacked, unpack(held))

@@ -71,7 +71,7 @@ export async function settle(redis: Redis, namespace: string, request: SettleReq
   const keys = [
     worker.settled,
     worker.reserved,
-    worker.started,
+    worker.waiting,
     KOMBU.unacked,
     KOMBU.unackedIndex,
     names.workerDeadLetters,

@@ -1,7 +1,7 @@
--- start: take messages off unacked whose functions are about to be entered (acks early), and note which others are (acks late).
+-- start: take messages off unacked whose functions are about to be entered (acks early); others are waiting no longer (acks late).
 -- KEYS[1] state     hash    the worker's: started (counter last served), refused (the rest of what was answered), max_crashes
 -- KEYS[2] reserved  set     delivery tags that the worker holds
--- KEYS[3] started   set     those of them whose late-acknowledged tasks have started
+-- KEYS[3] waiting   set     those of them whose tasks have not started
 -- KEYS[4] unacked   hash    delivery tag -> [envelope, exchange, routing key]
 -- KEYS[5] index     zset    delivery tag -> delivered at, s since epoch
 -- KEYS[6] crashes   hash    delivery tag -> how many workers died of that message
@@ -15,7 +15,7 @@
 -- Atomic            a tag is started by one worker only, however many believe that they hold it
 -- Cost              O(tags), a handful of commands whatever their number
 --- @include "redis-now"
-local state, reserved, started, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local state, reserved, waiting, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local crashes = KEYS[6]
 local counter, early, most, alone = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local first_tag = 5
@@ -33,7 +33,7 @@ if counter <= served then
   return answered
 end
 redis.call('HLEN', unacked)
-redis.call('SCARD', started)
+redis.call('SCARD', waiting)
 redis.call('HLEN', crashes)
 
 local tags = {}
@@ -48,12 +48,13 @@ if early < #tags and redis.call('HLEN', crashes) > 0 then
     is_last[early + at] = times and tonumber(times) >= most - 1
   end
 end
-local acknowledged, kept = {}, {}
+local acknowledged, starting = {}, {}
 for position, tag in ipairs(tags) do
   if is_held[position] == 0 or not is_unacked[position] then
     reply[#reply + 1] = position
   elseif position <= early then
     acknowledged[#acknowledged + 1] = tag
+    starting[#starting + 1] = tag
   elseif is_last[position] and not alone then
     reply[#reply + 1] = -position
   else
@@ -61,7 +62,7 @@ for position, tag in ipairs(tags) do
       reply[2] = position
       alone = false
     end
-    kept[#kept + 1] = tag
+    starting[#starting + 1] = tag
   end
 end
 -- Freeing first keeps a Redis that is out of memory drainable: it refuses a script only at its first write.
@@ -71,6 +72,6 @@ if #acknowledged > 0 then
   redis.call('ZREM', index, unpack(acknowledged))
   redis.call('SREM', reserved, unpack(acknowledged))
 end
-if #kept > 0 then redis.call('SADD', started, unpack(kept)) end
+if #starting > 0 then redis.call('SREM', waiting, unpack(starting)) end
 redis.call('HSET', state, 'started', counter, 'refused', table.concat(reply, ' ', 2), 'max_crashes', most)
 return reply

@@ -40,7 +40,7 @@ export async function start(redis: Redis, namespace: string, request: StartReque
     [
       worker.state,
       worker.reserved,
-      worker.started,
+      worker.waiting,
       KOMBU.unacked,
       KOMBU.unackedIndex,
       namespaceKeys(namespace).crashes,

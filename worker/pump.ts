@@ -35,6 +35,9 @@ const PREFETCH_MULTIPLIER = 4;
 /** Most messages that wait here for an eta which no beat node can park, or for a rate limit; then no more are taken. */
 const MAX_HELD = 10_000;
 
+/** While it is full, a worker looks after its messages so often, ms: a call for each of them would cost more than short tasks. */
+const FULL_MS = 5;
+
 /** Functions are entered for about this long, ms, before the event loop gets to hear of anything else. */
 const SLICE_MS = 10;
 
@@ -93,6 +96,7 @@ export class Pump {
   #unread = 0;
   #shards = 0;
   #isPumpDue = false;
+  #fullTimer: NodeJS.Timeout | null = null;
   /** Functions were entered for long enough in this turn of the event loop. */
   #isSliceOver = false;
   #isStopping = false;
@@ -217,6 +221,7 @@ export class Pump {
   close(): void {
     this.#isStopping = true;
     this.#isClosed = true;
+    if (this.#fullTimer !== null) clearTimeout(this.#fullTimer);
     this.#intake.close();
     this.#startLane.close();
     this.#active.close();
@@ -316,21 +321,32 @@ export class Pump {
     return this.#slots - this.#active.size - this.#ready.length - this.#starting - this.#asked - this.#arrived.length;
   }
 
+  /** Whether all slots work, and few places ahead of them are free: then nothing is gained by haste. */
+  get #isFull(): boolean {
+    return this.#active.size >= this.#options.pool.usable && this.#free < Math.max(1, this.#slots >> 2);
+  }
+
   /** Pumps once this turn of the event loop is over, so that everything that happens in it goes into one batch. */
   #schedule(): void {
     if (this.#isPumpDue || this.#isClosed) return;
+    if (this.#isFull && !this.#isStopping) {
+      this.#fullTimer ??= setTimeout(() => this.#pump(), FULL_MS);
+      return;
+    }
     this.#isPumpDue = true;
     setImmediate(() => {
       this.#isPumpDue = false;
-      this.#isSliceOver = false;
       if (!this.#isClosed) this.#pump();
     });
   }
 
   #pump(): void {
+    if (this.#fullTimer !== null) clearTimeout(this.#fullTimer);
+    this.#fullTimer = null;
+    this.#isSliceOver = false;
     this.#runReady();
     this.#started.flush();
-    this.#settle();
+    this.#finisher.flush();
     if (!this.#isStopping) {
       this.#waiting.push(...this.#eta.takeDue(this.#options.clock.nowMs()));
       this.#startWaiting();
@@ -338,7 +354,7 @@ export class Pump {
       this.#reserve();
       // Starting may have settled: revoked ones, and tasks that ended at once.
       this.#started.flush();
-      this.#settle();
+      this.#finisher.flush();
     }
     this.#options.events.flush();
     if (this.#isStopping && this.#isQuiet) for (const resolve of this.#onQuiet.splice(0)) resolve();
@@ -582,11 +598,6 @@ export class Pump {
     if (this.#isClosed) return;
     if (delivery.tag === this.#lastChance) this.#lastChance = null;
     this.#finisher.ended(delivery, outcome, end);
-  }
-
-  #settle(): void {
-    const isFull = this.#active.size >= this.#options.pool.usable;
-    this.#finisher.flush(isFull && !this.#isStopping);
   }
 }
 

@@ -136,7 +136,7 @@ export async function unsettled(redis: Redis, namespace = 'rb'): Promise<Record<
   for (const [key, type, size] of (await redis.eval(SIZES, 0)) as [string, string, number][]) {
     // Answers to a process that asked the others something, and died.
     if (key.endsWith('.reply.celery.pidbox')) continue;
-    const isHolding = key.startsWith(`${namespace}:worker:`) && /:(reserved|started)$/.test(key);
+    const isHolding = key.startsWith(`${namespace}:worker:`) && /:(reserved|waiting)$/.test(key);
     const isQueue = type === 'list' && !key.includes(':');
     const isPlace =
       isHolding ||

@@ -63,7 +63,7 @@ t.test('what another worker holds now is refused and stays with it', async (t) =
   t.ok(await redis.zscore('unacked_index', 'a'));
 });
 
-t.test('late-acknowledged messages stay and are known as started; those that are gone are refused', async (t) => {
+t.test('late-acknowledged messages stay and wait no longer; those that are gone are refused', async (t) => {
   await redis.hdel('unacked', 'b');
   await redis.zrem('unacked_index', 'b');
   const { refused } = await start(redis, 'rb', {
@@ -76,7 +76,7 @@ t.test('late-acknowledged messages stay and are known as started; those that are
   });
   t.same([...refused], ['b']);
   t.same(await redis.hkeys('unacked'), ['c']);
-  t.same(await redis.smembers(workerKeys('rb', 'w1').started), ['c']);
+  t.same(await redis.smembers(workerKeys('rb', 'w1').waiting), ['b']);
 });
 
 t.test('the same call again is answered as before', async (t) => {
@@ -109,14 +109,14 @@ t.test('of messages that would be given up if the worker died once more, one is 
   await redis.hset('rb:crashes', { a: '2', b: '1', c: '2' });
   const late = ['a', 'b', 'c'];
   const all = { workerId: 'w1', maxCrashes: 3, early: [], late };
-  const { started } = workerKeys('rb', 'w1');
+  const { waiting } = workerKeys('rb', 'w1');
   const none = await start(redis, 'rb', { ...all, counter: 1, mayStartLastChance: false });
   t.same([none.lastChance, [...none.putOff], [...none.refused]], [null, ['a', 'c'], []]);
-  t.same(await redis.smembers(started), ['b']);
+  t.same((await redis.smembers(waiting)).sort(), ['a', 'c']);
   const request = { ...all, counter: 2, mayStartLastChance: true };
   const one = await start(redis, 'rb', request);
   t.same([one.lastChance, [...one.putOff], [...one.refused]], ['a', ['c'], []]);
-  t.same((await redis.smembers(started)).sort(), ['a', 'b']);
+  t.same(await redis.smembers(waiting), ['c']);
   const again = await start(redis, 'rb', request);
   t.same(
     [again.lastChance, [...again.putOff], [...again.refused]],
