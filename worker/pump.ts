@@ -374,9 +374,8 @@ export class Pump {
     if (this.#finisher.backlog > 4 * MAX_BATCH) return;
     const { prefetch } = this;
     const direct = this.#startable();
-    // Slots will be free as soon as these have been read and entered; what is taken before that has to wait in unacked, and all
-    // that comes after it.
-    if (direct === null && this.#arrived.length > 1 && this.#waiting.length === 0 && this.#unread === 0) return;
+    // What was taken before there is a slot would have to wait in unacked, and all that comes after it.
+    if (direct === null && this.#willSoonStart) return;
     const room = prefetch - (this.#holdings.size - aside);
     // At most half of the room in one call: then Redis fills the one half while the other half is being run.
     const limit = Math.min(room, direct?.room ?? Math.ceil(prefetch / 2), MAX_BATCH);
@@ -403,9 +402,17 @@ export class Pump {
     if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_DIRECT);
-    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT)) || this.#finisher.backlog > 4 * MAX_BATCH) return null;
+    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT))) return null;
     const { names } = this.#directTasks;
     return names === '' ? null : { room, tasks: names, maxCrashes: this.#options.config.maxCrashes };
+  }
+
+  /** Whether slots will be free in a moment for what can start as it is taken: tasks are short, or have yet to be entered. */
+  get #willSoonStart(): boolean {
+    if (this.#directTasks.names === '' || this.#holdings.isInDoubt) return false;
+    return (
+      this.#options.pool.ahead > 0 || (this.#arrived.length > 1 && this.#waiting.length === 0 && this.#unread === 0)
+    );
   }
 
   #taken(taken: readonly Reserved[], nowMs: number): void {
