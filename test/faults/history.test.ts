@@ -184,8 +184,9 @@ async function unexpectedKeys({ redis }: Fleet): Promise<string[]> {
     /^(rb:(meta|nodes|node-info)|rb:\{\d+\}:(counts|history|occurrences|changes)|_kombu\.binding\..*|celery-task-meta-.*)$/;
   const left: string[] = [];
   for (const key of await redis.keys('*')) {
-    // What a request answered is forgotten after ten minutes.
-    if (kept.test(key) || (/^rb:(\{\d+\}:)?request:/.test(key) && (await redis.ttl(key)) > 0)) continue;
+    // What a request answered is forgotten after ten minutes, and which call a dead worker settled last after a day.
+    const isForgotten = /^rb:(\{\d+\}:)?request:|^rb:worker:.*:settled$/.test(key);
+    if (kept.test(key) || (isForgotten && (await redis.ttl(key)) > 0)) continue;
     left.push(key);
   }
   return left.sort();

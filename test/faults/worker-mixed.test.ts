@@ -52,11 +52,11 @@ for (const celery of await celeryPythons(t)) {
       await Promise.all([startOurs(), startCelery()]);
       ledger.openGate('go');
       await allSettled(redis, 120_000);
-      const lost = await Promise.all(
-        ids.map(async (id) => (ledger.finished(id) > 0 && (await stateOf(redis, id)) === 'SUCCESS' ? null : id)),
+      const ends = await Promise.all(
+        ids.map(async (id) => ({ id, hasFinished: ledger.finished(id) > 0, state: await stateOf(redis, id) })),
       );
       t.same(
-        lost.filter((id) => id !== null),
+        ends.filter(({ hasFinished, state }) => !hasFinished || state !== 'SUCCESS'),
         [],
         'each ran to its end, and succeeded',
       );
