@@ -104,9 +104,9 @@ export class Finisher {
     if (ending.settlement !== null) this.#settler.add(ending.settlement);
   }
 
-  /** Sends the next batch unless one is in flight. */
-  flush(): void {
-    this.#settler.flush();
+  /** Sends the next batch unless one is in flight. `mayGather`: unless one was just sent and the next is small. */
+  flush(mayGather: boolean): void {
+    this.#settler.flush(mayGather);
   }
 
   /** Finishes chords that other workers left over when they died; answers when to look again, ms. */
@@ -119,8 +119,9 @@ export class Finisher {
     return this.#chords.quiet();
   }
 
-  /** Hears of nothing any more. */
+  /** Forgets what is not yet settled. */
   close(): void {
+    this.#settler.close();
     this.#lane.close();
   }
 

@@ -35,9 +35,6 @@ const PREFETCH_MULTIPLIER = 4;
 /** Most messages that wait here for an eta which no beat node can park, or for a rate limit; then no more are taken. */
 const MAX_HELD = 10_000;
 
-/** While it is full, a worker looks after its messages so often, ms: a call for each of them would cost more than short tasks. */
-const FULL_MS = 5;
-
 /** Functions are entered for about this long, ms, before the event loop gets to hear of anything else. */
 const SLICE_MS = 10;
 
@@ -96,7 +93,6 @@ export class Pump {
   #unread = 0;
   #shards = 0;
   #isPumpDue = false;
-  #fullTimer: NodeJS.Timeout | null = null;
   /** Functions were entered for long enough in this turn of the event loop. */
   #isSliceOver = false;
   #isStopping = false;
@@ -221,7 +217,6 @@ export class Pump {
   close(): void {
     this.#isStopping = true;
     this.#isClosed = true;
-    if (this.#fullTimer !== null) clearTimeout(this.#fullTimer);
     this.#intake.close();
     this.#startLane.close();
     this.#active.close();
@@ -321,32 +316,21 @@ export class Pump {
     return this.#slots - this.#active.size - this.#ready.length - this.#starting - this.#asked - this.#arrived.length;
   }
 
-  /** Whether all slots work, and few places ahead of them are free: then nothing is gained by haste. */
-  get #isFull(): boolean {
-    return this.#active.size >= this.#options.pool.usable && this.#free < Math.max(1, this.#slots >> 2);
-  }
-
   /** Pumps once this turn of the event loop is over, so that everything that happens in it goes into one batch. */
   #schedule(): void {
     if (this.#isPumpDue || this.#isClosed) return;
-    if (this.#isFull && !this.#isStopping) {
-      this.#fullTimer ??= setTimeout(() => this.#pump(), FULL_MS);
-      return;
-    }
     this.#isPumpDue = true;
     setImmediate(() => {
       this.#isPumpDue = false;
+      this.#isSliceOver = false;
       if (!this.#isClosed) this.#pump();
     });
   }
 
   #pump(): void {
-    if (this.#fullTimer !== null) clearTimeout(this.#fullTimer);
-    this.#fullTimer = null;
-    this.#isSliceOver = false;
     this.#runReady();
     this.#started.flush();
-    this.#finisher.flush();
+    this.#settle();
     if (!this.#isStopping) {
       this.#waiting.push(...this.#eta.takeDue(this.#options.clock.nowMs()));
       this.#startWaiting();
@@ -354,7 +338,7 @@ export class Pump {
       this.#reserve();
       // Starting may have settled: revoked ones, and tasks that ended at once.
       this.#started.flush();
-      this.#finisher.flush();
+      this.#settle();
     }
     this.#options.events.flush();
     if (this.#isStopping && this.#isQuiet) for (const resolve of this.#onQuiet.splice(0)) resolve();
@@ -374,8 +358,9 @@ export class Pump {
     if (this.#finisher.backlog > 4 * MAX_BATCH) return;
     const { prefetch } = this;
     const direct = this.#startable();
-    // What was taken before there is a slot would have to wait in unacked, and all that comes after it.
-    if (direct === null && this.#willSoonStart) return;
+    // Slots will be free as soon as these have been read and entered; what is taken before that has to wait in unacked, and all
+    // that comes after it.
+    if (direct === null && this.#arrived.length > 1 && this.#waiting.length === 0 && this.#unread === 0) return;
     const room = prefetch - (this.#holdings.size - aside);
     // At most half of the room in one call: then Redis fills the one half while the other half is being run.
     const limit = Math.min(room, direct?.room ?? Math.ceil(prefetch / 2), MAX_BATCH);
@@ -402,17 +387,9 @@ export class Pump {
     if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_DIRECT);
-    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT))) return null;
+    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT)) || this.#finisher.backlog > 4 * MAX_BATCH) return null;
     const { names } = this.#directTasks;
     return names === '' ? null : { room, tasks: names, maxCrashes: this.#options.config.maxCrashes };
-  }
-
-  /** Whether slots will be free in a moment for what can start as it is taken: tasks are short, or have yet to be entered. */
-  get #willSoonStart(): boolean {
-    if (this.#directTasks.names === '' || this.#holdings.isInDoubt) return false;
-    return (
-      this.#options.pool.ahead > 0 || (this.#arrived.length > 1 && this.#waiting.length === 0 && this.#unread === 0)
-    );
   }
 
   #taken(taken: readonly Reserved[], nowMs: number): void {
@@ -605,6 +582,11 @@ export class Pump {
     if (this.#isClosed) return;
     if (delivery.tag === this.#lastChance) this.#lastChance = null;
     this.#finisher.ended(delivery, outcome, end);
+  }
+
+  #settle(): void {
+    const isFull = this.#active.size >= this.#options.pool.usable;
+    this.#finisher.flush(isFull && !this.#isStopping);
   }
 }
 

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import { type Settlement, type SettleReply, settle } from '../lua/settle.ts';
+import { monotonicMs } from '../runtime/clock.ts';
 import type { Lane } from './lane.ts';
 
 /** Most messages and bytes of records that one settle call carries. */
@@ -8,6 +9,9 @@ const MAX_BYTES = 1_048_576;
 
 /** A settlement that ends a run in flight takes as much of Redis as so many others. */
 const RUN_COST = 2;
+
+/** How long settlements are gathered while tasks take every slot, ms: a call for each of them would cost more than the tasks. */
+const GATHER_MS = 5;
 
 export interface SettlerOptions {
   readonly redis: Redis;
@@ -25,6 +29,8 @@ export interface SettlerOptions {
 export class Settler {
   readonly #options: SettlerOptions;
   #waiting: Settlement[] = [];
+  #sentAtMs = Number.NEGATIVE_INFINITY;
+  #timer: NodeJS.Timeout | null = null;
 
   constructor(options: SettlerOptions) {
     this.#options = options;
@@ -39,15 +45,30 @@ export class Settler {
     this.#waiting.push(settlement);
   }
 
-  /** Sends the next batch unless one is in flight. */
-  flush(): void {
+  /** Sends the next batch unless one is in flight. `mayGather`: unless one was just sent and the next is small. */
+  flush(mayGather: boolean): void {
     const { redis, namespace, workerId, resultExpiresSec, lane, shards, onSettled } = this.#options;
     if (lane.isBusy || this.#waiting.length === 0) return;
+    const nowMs = monotonicMs();
+    if (mayGather && this.#waiting.length < MAX_BATCH / 10 && nowMs < this.#sentAtMs + GATHER_MS) {
+      this.#timer ??= setTimeout(() => {
+        this.#timer = null;
+        this.flush(false);
+      }, GATHER_MS);
+      return;
+    }
+    this.#sentAtMs = nowMs;
     const settlements = this.#take();
     lane.send(
       (counter) => settle(redis, namespace, { workerId, counter, resultExpiresSec, shards: shards(), settlements }),
       (reply) => onSettled(settlements, reply),
     );
+  }
+
+  /** What waits is no longer sent. */
+  close(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#waiting = [];
   }
 
   #take(): Settlement[] {
