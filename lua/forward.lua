@@ -1,17 +1,19 @@
 -- forward: move messages from unacked on into other queues, behind what waits there.
 -- KEYS[1] reserved   set   delivery tags that the caller holds
--- KEYS[2] unacked    hash  delivery tag -> [envelope, exchange, routing key]
--- KEYS[3] index      zset  delivery tag -> delivered at, s since epoch
--- KEYS[4...] lists   list  where they go
+-- KEYS[2] waiting    set   those of them whose tasks have not started
+-- KEYS[3] unacked    hash  delivery tag -> [envelope, exchange, routing key]
+-- KEYS[4] index      zset  delivery tag -> delivered at, s since epoch
+-- KEYS[5...] lists   list  where they go
 -- ARGV[1...] entries text  in pairs: tag; number of its list (from 1)
 -- Returns            [positions of entries that the caller held no longer (from 1)], [positions of entries whose list is a key
 --                    of another type: they are still held]
 -- Atomic             a message is in unacked or in its queue, never both, never neither
--- Cost               O(entries), five commands each
-local reserved, unacked, index = KEYS[1], KEYS[2], KEYS[3]
-local first_list, first_entry = 4, 1
+-- Cost               O(entries), six commands each
+local reserved, waiting, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local first_list, first_entry = 5, 1
 
 redis.call('SCARD', reserved)
+redis.call('SCARD', waiting)
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 local usable = {}
@@ -32,6 +34,7 @@ for position = first_entry, #ARGV, 2 do
   else
     redis.call('HDEL', unacked, tag)
     redis.call('SREM', reserved, tag)
+    redis.call('SREM', waiting, tag)
     redis.call('ZREM', index, tag)
     redis.call('LPUSH', KEYS[at], envelope)
   end

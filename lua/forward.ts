@@ -18,10 +18,11 @@ export async function forward(
   workerId: string,
   messages: readonly { readonly tag: string; readonly list: string }[],
 ): Promise<ForwardReply> {
+  const { reserved, waiting } = workerKeys(namespace, workerId);
   const lists = [...new Set(messages.map(({ list }) => list))];
   const reply = await script.run(
     redis,
-    [workerKeys(namespace, workerId).reserved, KOMBU.unacked, KOMBU.unackedIndex, ...lists],
+    [reserved, waiting, KOMBU.unacked, KOMBU.unackedIndex, ...lists],
     messages.flatMap(({ tag, list }) => [tag, lists.indexOf(list) + 1]),
   );
   const [late, stuck] = listReply(script, reply);

@@ -1,9 +1,10 @@
 -- park: move messages whose eta lies ahead from unacked into their shards; beat nodes put them back when due.
 -- KEYS[1] meta         hash    the namespace's record
 -- KEYS[2] reserved     set     delivery tags that the worker holds
--- KEYS[3] unacked      hash    delivery tag -> [envelope, exchange, routing key]
--- KEYS[4] index        zset    delivery tag -> delivered at, s since epoch
--- KEYS[5...] shards    the due key of each shard in which something is to be parked
+-- KEYS[3] waiting      set     those of them whose tasks have not started
+-- KEYS[4] unacked      hash    delivery tag -> [envelope, exchange, routing key]
+-- KEYS[5] index        zset    delivery tag -> delivered at, s since epoch
+-- KEYS[6...] shards    the due key of each shard in which something is to be parked
 -- ARGV[1] shards       int     how many shards the caller believes the namespace has
 -- ARGV[2] wake         text    channel on which beat nodes are told of something that is due sooner
 -- ARGV[3...] entries   text    in sixes: tag; task id (lua/parked.ts); eta, ms since epoch; list to put it back into;
@@ -15,14 +16,15 @@
 --- @include "redis-now"
 --- @include "shard-keys"
 --- @include "parked"
-local meta, reserved, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local meta, reserved, waiting, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local shards, wake = ARGV[1], ARGV[2]
-local first_shard, first_entry = 5, 3
+local first_shard, first_entry = 6, 3
 
 if redis.call('HGET', meta, 'shards') ~= shards then
   return redis.error_reply('NAMESPACE_GONE')
 end
 redis.call('SCARD', reserved)
+redis.call('SCARD', waiting)
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 local keys, heads = {}, {}
@@ -46,6 +48,7 @@ for position = first_entry, #ARGV, 6 do
   else
     redis.call('HDEL', unacked, tag)
     redis.call('SREM', reserved, tag)
+    redis.call('SREM', waiting, tag)
     redis.call('ZREM', index, tag)
     put_parked(keys[at].extra, keys[at].parked, id, tag, eta_ms, list, envelope)
     if not heads[at] or eta_ms < heads[at] then

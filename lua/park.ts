@@ -33,6 +33,7 @@ export interface ParkReply {
  */
 export async function park(redis: Redis, namespace: string, request: ParkRequest): Promise<ParkReply> {
   const names = namespaceKeys(namespace);
+  const { reserved, waiting } = workerKeys(namespace, request.workerId);
   const shardNames: string[] = [];
   const numbers = new Map<number, number>();
   const entries: (string | number)[] = [];
@@ -45,7 +46,7 @@ export async function park(redis: Redis, namespace: string, request: ParkRequest
   }
   const reply = await script.run(
     redis,
-    [names.meta, workerKeys(namespace, request.workerId).reserved, KOMBU.unacked, KOMBU.unackedIndex, ...shardNames],
+    [names.meta, reserved, waiting, KOMBU.unacked, KOMBU.unackedIndex, ...shardNames],
     [request.shards, names.wake, ...entries],
   );
   const [nowMs, ...late] = listReply(script, reply);

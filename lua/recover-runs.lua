@@ -1,9 +1,10 @@
 -- recover-runs: start the next attempt of runs in flight whose worker died.
 -- KEYS[1] workers       zset    worker id -> last heartbeat, ms since epoch
 -- KEYS[2] reserved      set     delivery tags that the holder holds
--- KEYS[3] unacked       hash    delivery tag -> [envelope, exchange, routing key]
--- KEYS[4] index         zset    delivery tag -> delivered at, s since epoch
--- KEYS[5] dead_letters  stream  messages that were given up
+-- KEYS[3] waiting       set     those of them whose tasks have not started
+-- KEYS[4] unacked       hash    delivery tag -> [envelope, exchange, routing key]
+-- KEYS[5] index         zset    delivery tag -> delivered at, s since epoch
+-- KEYS[6] dead_letters  stream  messages that were given up
 -- ARGV[1] worker_id     text    the holder
 -- ARGV[2] lease         int     act only if the holder's last heartbeat is further from now than this, ms
 -- ARGV[3] attempts      int     a run that failed so often this way is given up
@@ -12,7 +13,7 @@
 --                               attempt's tag; its envelope
 -- Returns               [now_ms, recovered, given up, position of a message that is no run in flight (from 1), ...]
 -- Atomic                the old attempt is gone exactly when the next one is parked, to be sent at once or after a pause
--- Cost                  O(runs), about twelve commands each
+-- Cost                  O(runs), about thirteen commands each
 --- @include "redis-now"
 --- @include "shard-keys"
 --- @include "times"
@@ -20,7 +21,7 @@
 --- @include "record-change"
 --- @include "complete-run"
 --- @include "parked"
-local workers, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local workers, reserved, waiting, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local worker_id, lease, attempts, dead_limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local first_run, PAUSE_MS, LONGEST_PAUSE_MS = 5, 1000, 60000
 
@@ -43,6 +44,7 @@ for at = first_run, #ARGV, 7 do
     redis.call('HDEL', unacked, tag)
     redis.call('ZREM', index, tag)
     redis.call('SREM', reserved, tag)
+    redis.call('SREM', waiting, tag)
     local attempt, due = flight.attempt + 1
     if attempt > attempts then
       redis.call('XADD', dead_letters, 'MAXLEN', '~', dead_limit, '*', 'queue', list,

@@ -37,15 +37,10 @@ export async function recoverRuns(
   runs: readonly LostRun[],
 ): Promise<RecoverReply> {
   const names = namespaceKeys(namespace);
+  const { reserved, waiting } = workerKeys(namespace, workerId);
   const reply = await script.run(
     redis,
-    [
-      names.workers,
-      workerKeys(namespace, workerId).reserved,
-      KOMBU.unacked,
-      KOMBU.unackedIndex,
-      names.workerDeadLetters,
-    ],
+    [names.workers, reserved, waiting, KOMBU.unacked, KOMBU.unackedIndex, names.workerDeadLetters],
     [
       workerId,
       leaseMs,

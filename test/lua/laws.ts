@@ -4,8 +4,7 @@ import { KOMBU, namespaceKeys, queueLists, type ShardKeys, shardKeys } from '../
 import { decodeTimes } from '../../lua/times.ts';
 
 /**
- * What is wrong in the shards of a namespace by the conservation laws of `lua/keys.ts`, a line for each; empty where they
- * hold. Only for a quiet point: shards are read key by key.
+ * What is wrong in a namespace by the conservation laws of `lua/keys.ts`, a line for each; empty where they hold. Only for a quiet point: shards are read key by key.
  */
 export async function brokenLaws(redis: Redis, namespace: string, shards: number): Promise<string[]> {
   const broken: string[] = [];
@@ -19,6 +18,10 @@ export async function brokenLaws(redis: Redis, namespace: string, shards: number
     checkExtras(laws, found);
     if (found.missed.size > 0) laws.that(found.keys.prefix in missing, 'missed runs wait and no node is told of it');
     broken.push(...laws.broken);
+  }
+  for (const waiting of await redis.keys(`${namespace}:worker:*:waiting`)) {
+    const stray = await redis.sdiff(waiting, waiting.replace(/waiting$/, 'reserved'));
+    if (stray.length > 0) broken.push(`${waiting} has what its worker does not hold: ${stray.join(', ')}`);
   }
   return broken;
 }
