@@ -111,8 +111,8 @@ export class Active {
     this.#jobs.add(job);
     this.#options.pool.run(
       job,
-      () => this.#entered(job),
-      (outcome) => this.#hasEnded(job, outcome),
+      (agoMs) => this.#entered(job, agoMs),
+      (outcome, agoMs) => this.#hasEnded(job, outcome, agoMs),
     );
   }
 
@@ -162,12 +162,12 @@ export class Active {
     this.#jobs.clear();
   }
 
-  #entered(job: Job): void {
+  #entered(job: Job, agoMs: number): void {
     const { clock, metrics, events } = this.#options;
     const { message, task } = job.delivery;
-    const nowMs = clock.nowMs();
+    const nowMs = clock.nowMs() - agoMs;
     job.isEntered = true;
-    job.startedAtMs = monotonicMs();
+    job.startedAtMs = monotonicMs() - agoMs;
     job.startedAt = nowMs / 1_000;
     if (message.schedule !== null) metrics.startLateness.observe(Math.max(0, nowMs - message.schedule.due) / 1_000);
     this.#totals.set(task.name, (this.#totals.get(task.name) ?? 0) + 1);
@@ -181,12 +181,12 @@ export class Active {
     this.#giveUp(job, { state: 'revoked', reason: 'terminated', signum: constants.signals[signal] }, signal);
   }
 
-  #hasEnded(job: Job, outcome: Outcome): void {
+  #hasEnded(job: Job, outcome: Outcome, agoMs: number): void {
     if (job.isOver) {
       this.#late(job, outcome);
       return;
     }
-    this.#finish(job, outcome);
+    this.#finish(job, outcome, agoMs);
     if (outcome.state !== 'failure' || signals.taskFailure.size === 0) return;
     const { type, args } = outcome.exception;
     // Where its process has died, nobody else can tell.
@@ -196,16 +196,16 @@ export class Active {
 
   /** Settles a task that still runs, then ends it as well as its pool can. */
   #giveUp(job: Job, outcome: Outcome, signal: NodeJS.Signals): void {
-    this.#finish(job, outcome);
+    this.#finish(job, outcome, 0);
     this.#options.pool.kill(job, signal);
   }
 
-  #finish(job: Job, outcome: Outcome): void {
+  #finish(job: Job, outcome: Outcome, agoMs: number): void {
     job.isOver = true;
     job.cancellation.isOver = true;
     this.#jobs.remove(job);
     this.#unwatch(job);
-    const runtimeSec = (monotonicMs() - job.startedAtMs) / 1_000;
+    const runtimeSec = (monotonicMs() - agoMs - job.startedAtMs) / 1_000;
     this.#options.metrics.runtime.observe(runtimeSec);
     this.#options.onEnd(job.delivery, outcome, runtimeSec);
   }

@@ -11,7 +11,7 @@ const MAX_BYTES = 1_048_576;
 const RUN_COST = 2;
 
 /** How long settlements are gathered while tasks take every slot, ms: a call for each of them would cost more than the tasks. */
-const GATHER_MS = 5;
+const GATHER_MS = 10;
 
 export interface SettlerOptions {
   readonly redis: Redis;

@@ -4,7 +4,7 @@ import type { Redis } from 'ioredis';
 import { decodeDefinition, spreadOffsetMs } from '../../lua/definition.ts';
 import { backlogKey, type ShardKeys, shardKeys, shardOf } from '../../lua/keys.ts';
 import { createSpecSchema, parseSpec, type ScheduleSpec } from '../../schedule/spec.ts';
-import type { Chance } from './history-chance.ts';
+import type { Chance } from '../support/chance.ts';
 import { type Fleet, SHARDS } from './history-fleet.ts';
 import { duesOf, randomEdit, randomSpec, type SpecJson } from './history-specs.ts';
 

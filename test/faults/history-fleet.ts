@@ -6,11 +6,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
 import type { Test } from 'tap';
+import type { Chance } from '../support/chance.ts';
 import { eventually, until } from '../support/eventually.ts';
 import { FAKETIME, faketime } from '../support/faketime.ts';
 import { type Spawned, type SpawnedBeat, spawnBeat, spawnWorker } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
-import type { Chance } from './history-chance.ts';
 import { WORK } from './history-specs.ts';
 
 const TASKS = fileURLToPath(new URL('./history-tasks.js', import.meta.url));

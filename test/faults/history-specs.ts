@@ -1,6 +1,6 @@
 import { nextRuns } from '../../schedule/next-run.ts';
 import type { ScheduleSpec } from '../../schedule/spec.ts';
-import type { Chance } from './history-chance.ts';
+import type { Chance } from '../support/chance.ts';
 
 /** A spec as it is sent, without its id. */
 export interface SpecJson {

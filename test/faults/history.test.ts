@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { KOMBU, shardKeys } from '../../lua/keys.ts';
 import { brokenLaws, strayFlights } from '../lua/laws.ts';
+import { chanceOf } from '../support/chance.ts';
 import { eventually, until } from '../support/eventually.ts';
 import { spawnRingbeat } from '../support/processes.ts';
 import {
@@ -15,7 +16,6 @@ import {
   sentOfLedger,
 } from './history-account.ts';
 import { Book, isLoop, redisNow } from './history-book.ts';
-import { chanceOf } from './history-chance.ts';
 import { Fleet, SHARDS } from './history-fleet.ts';
 import { SINK, WORK } from './history-specs.ts';
 

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import type { Test } from 'tap';
+import type { Chance } from '../support/chance.ts';
 import { eventually, until } from '../support/eventually.ts';
 import { isRunning } from '../support/pids.ts';
 import { type Spawned, type SpawnedBeat, spawnBeat, spawnRingbeat } from '../support/processes.ts';
 import { type RedisServer, withRedis } from '../support/redis-server.ts';
-import type { Chance } from './history-chance.ts';
 import { LEDGER_TASKS, Ledger } from './worker-ledger.ts';
 
 /** Of the namespace. */

@@ -3,9 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import t, { type Test } from 'tap';
 import { KOMBU, queueList, queueLists, resultKey, shardKeys } from '../../lua/keys.ts';
+import { type Chance, chanceOf } from '../support/chance.ts';
 import { eventually } from '../support/eventually.ts';
 import { envelope, iso, redisNow } from '../worker/messages.ts';
-import { type Chance, chanceOf } from './history-chance.ts';
 import { SHARDS, WorkerFleet } from './worker-history-fleet.ts';
 import { allSettled, type Plan } from './worker-ledger.ts';
 

@@ -317,6 +317,38 @@ function placesOf(pool: ChildrenPool): readonly unknown[] {
   return typeof threads === 'number' ? Array(threads) : (processes as readonly number[]);
 }
 
+t.test('a thread that has jobs ahead tells of the ends before, and when they were', async (t) => {
+  const { pool } = await startPool(t, 'threads');
+  const ranMs: number[] = [];
+  let isLongOver = false;
+  const give = (ms: number) =>
+    new Promise<void>((resolve) => {
+      let enteredAtMs = 0;
+      pool.run(
+        jobOf({ task: 'compute', args: [ms] }),
+        (agoMs) => {
+          enteredAtMs = performance.now() - agoMs;
+        },
+        (_outcome, agoMs) => {
+          ranMs.push(performance.now() - agoMs - enteredAtMs);
+          resolve();
+        },
+      );
+    });
+  const short = Array.from({ length: 12 }, () => give(3));
+  const long = give(2_000).then(() => {
+    isLongOver = true;
+  });
+  await Promise.all(short);
+  t.notOk(isLongOver, 'the long one behind them still runs');
+  t.same(
+    ranMs.filter((ms) => ms < 3 || ms > 1_000),
+    [],
+    'each ran for its time',
+  );
+  await long;
+});
+
 t.test('a child process that is killed fails its task with the signal', async (t) => {
   const { run, value } = await startPool(t, 'processes');
   t.equal(await value('add', 1, 1), 2);

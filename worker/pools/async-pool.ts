@@ -2,10 +2,13 @@ import { signals } from '../../client/signals.ts';
 import { TaskRevokedError } from '../../protocol/task-errors.ts';
 import { monotonicMs } from '../../runtime/clock.ts';
 import type { TaskPort } from '../context.ts';
-import type { Outcome } from '../outcome.ts';
 import { runTask } from '../run-task.ts';
 import { Ahead } from './ahead.ts';
-import type { Job, Pool } from './pool.ts';
+import type { Job, OnEnd, OnEnter, Pool } from './pool.ts';
+
+/** Jobs are taken ahead for so long, ms, and at most so many for each slot. */
+const AHEAD_MS = 10;
+const MOST_AHEAD = 16;
 
 /** Most jobs that are started, with those ahead of their slots. */
 const MOST_STARTED = 500;
@@ -16,7 +19,7 @@ export class AsyncPool implements Pool {
   readonly queue = 0;
   readonly restart = null;
   #size: number;
-  readonly #ahead = new Ahead();
+  readonly #ahead = new Ahead(AHEAD_MS, MOST_AHEAD);
   readonly #port: TaskPort;
 
   constructor(kind: 'async' | 'solo', size: number, port: TaskPort) {
@@ -42,12 +45,12 @@ export class AsyncPool implements Pool {
     await signals.workerProcessInit.send({ sender: hostname, pid: process.pid }, log);
   }
 
-  run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void {
+  run(job: Job, onEnter: OnEnter, onEnd: OnEnd): void {
     const { message, task } = job.delivery;
-    onEnter();
+    onEnter(0);
     runTask({ message, task, cancellation: job.cancellation, port: this.#port }, (outcome) => {
       this.#ahead.took(monotonicMs() - job.startedAtMs);
-      onEnd(outcome);
+      onEnd(outcome, 0);
     });
   }
 

@@ -55,6 +55,8 @@ export interface EndMessage {
   readonly kind: 'end';
   readonly job: number;
   readonly outcome: SentOutcome;
+  /** How long ago it ended when the worker heard of it, ms, where that is not at once. */
+  readonly agoMs: number;
   /** Its resident size, KiB, where that is more than it may be. */
   readonly overweightKib: number | null;
 }

@@ -133,7 +133,7 @@ export class JobRunner implements TaskPort {
   #ended(job: number, outcome: Outcome): void {
     const isTyped = this.#job?.isTyped ?? false;
     this.#job = null;
-    this.#end({ kind: 'end', job, outcome: encoded(outcome, isTyped), overweightKib: this.#overweight() });
+    this.#end({ kind: 'end', job, outcome: encoded(outcome, isTyped), agoMs: 0, overweightKib: this.#overweight() });
   }
 
   /** Resident KiB at its highest, as billiard measures it, if that is more than allowed. */

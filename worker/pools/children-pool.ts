@@ -5,7 +5,7 @@ import { monotonicMs } from '../../runtime/clock.ts';
 import type { Log } from '../../runtime/log.ts';
 import type { TaskPort } from '../context.ts';
 import { lostOutcome, type Outcome } from '../outcome.ts';
-import { Ahead, MOST_AHEAD } from './ahead.ts';
+import { Ahead } from './ahead.ts';
 import {
   type CallMessage,
   type ChildSetup,
@@ -16,7 +16,7 @@ import {
   type SentOutcome,
   type ToChild,
 } from './channel.ts';
-import type { Job, Pool, PoolKind } from './pool.ts';
+import type { Job, OnEnd, OnEnter, Pool, PoolKind } from './pool.ts';
 
 /** A thread or process that runs one job at a time. */
 export interface Child {
@@ -55,14 +55,18 @@ export interface ChildrenPoolOptions {
 const RESPAWN_MIN_MS = 100;
 const RESPAWN_MAX_MS = 10_000;
 
+/** Jobs are taken ahead for so long, ms, and at most so many for each child. */
+const AHEAD_MS = 30;
+const MOST_AHEAD = 32;
+
 /** How long children that were told to stop may take, ms. */
 const STOP_MS = 5_000;
 
 interface Assignment {
   readonly number: number;
   readonly job: Job;
-  readonly onEnter: () => void;
-  readonly onEnd: (outcome: Outcome) => void;
+  readonly onEnter: OnEnter;
+  readonly onEnd: OnEnd;
   enteredAtMs: number;
   /** Why its signal is to be aborted as soon as it runs. */
   interruption: Error | null;
@@ -107,7 +111,7 @@ export abstract class ChildrenPool implements Pool {
   readonly #waiting: Assignment[] = [];
   #size: number;
   #jobs = 0;
-  readonly #ahead = new Ahead();
+  readonly #ahead = new Ahead(AHEAD_MS, MOST_AHEAD);
   /** Children that died in a row before any of them ended a job. */
   #deaths = 0;
   #respawnTimer: NodeJS.Timeout | null = null;
@@ -152,7 +156,7 @@ export abstract class ChildrenPool implements Pool {
     throw problem;
   }
 
-  run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void {
+  run(job: Job, onEnter: OnEnter, onEnd: OnEnd): void {
     this.#waiting.push({
       number: this.#jobs,
       job,
@@ -364,9 +368,9 @@ export abstract class ChildrenPool implements Pool {
     for (const { number, job, onEnter, onEnd } of lost) {
       const { id, task } = job.delivery.message;
       log.error({ event: 'child_lost', ...child?.name, how, task, id });
-      if (!job.isEntered) onEnter();
+      if (!job.isEntered) onEnter(0);
       // billiard/pool.py, mark_as_worker_lost
-      onEnd(lostOutcome(job.delivery, `Worker exited prematurely: ${how} Job: ${number}.`));
+      onEnd(lostOutcome(job.delivery, `Worker exited prematurely: ${how} Job: ${number}.`), 0);
     }
     this.#distribute();
   }
@@ -403,7 +407,7 @@ export abstract class ChildrenPool implements Pool {
       const assignment = slot === null ? undefined : this.#waiting.shift();
       if (slot === null || assignment === undefined) return;
       this.#send(slot, assignment);
-      if (slot === idle) this.#enter(slot, assignment);
+      if (slot === idle) this.#enter(slot, assignment, 0);
       else slot.queue.push(assignment);
     }
   }
@@ -414,10 +418,10 @@ export abstract class ChildrenPool implements Pool {
     child.send({ kind: 'run', job: number, envelope: job.delivery.envelope, nowMs: this.#options.port.nowMs() });
   }
 
-  #enter(slot: Slot, assignment: Assignment): void {
+  #enter(slot: Slot, assignment: Assignment, agoMs: number): void {
     slot.assignment = assignment;
-    assignment.enteredAtMs = monotonicMs();
-    assignment.onEnter();
+    assignment.enteredAtMs = monotonicMs() - agoMs;
+    assignment.onEnter(agoMs);
     if (assignment.interruption !== null) this.#interrupt(slot, assignment.interruption);
   }
 
@@ -450,13 +454,13 @@ export abstract class ChildrenPool implements Pool {
     if (assignment !== null) child?.send({ kind: 'interrupt', job: assignment.number, reason: errorData(reason) });
   }
 
-  #ended(slot: Slot, { job, outcome, overweightKib }: EndMessage): void {
+  #ended(slot: Slot, { job, outcome, agoMs, overweightKib }: EndMessage): void {
     const { assignment } = slot;
     if (assignment === null || assignment.number !== job) return;
     slot.assignment = null;
     slot.jobs += 1;
     this.#deaths = 0;
-    this.#ahead.took(monotonicMs() - assignment.enteredAtMs);
+    this.#ahead.took(monotonicMs() - agoMs - assignment.enteredAtMs);
     if (overweightKib !== null) {
       const { log, setup } = this.#options;
       // As billiard warns (pool.py, MAXMEM_USED_FMT).
@@ -471,8 +475,8 @@ export abstract class ChildrenPool implements Pool {
     }
     const next = slot.queue.shift();
     if (next === undefined) this.#free(slot);
-    else this.#enter(slot, next);
-    assignment.onEnd(received(outcome));
+    else this.#enter(slot, next, agoMs);
+    assignment.onEnd(received(outcome), agoMs);
   }
 
   /** What a child does that has nothing to do: what waits here or in the queue of another, or it leaves. */

@@ -30,6 +30,12 @@ export interface Job {
   isOver: boolean;
 }
 
+/** Told how long ago the job was entered, ms; more than 0 in pools that look for that now and then. */
+export type OnEnter = (agoMs: number) => void;
+
+/** Told how the job ended, and how long ago, ms. */
+export type OnEnd = (outcome: Outcome, agoMs: number) => void;
+
 /** Where tasks run. */
 export interface Pool {
   readonly kind: PoolKind;
@@ -50,7 +56,7 @@ export interface Pool {
    * Runs the job once it has a slot. Never throws; calls `onEnter` and then `onEnd` once each, unless the job is taken back or
    * killed. At most `usable + queue` at once.
    */
-  run(job: Job, onEnter: () => void, onEnd: (outcome: Outcome) => void): void;
+  run(job: Job, onEnter: OnEnter, onEnd: OnEnd): void;
   /** Takes back a job that has not been entered; answers false where it is too late for that. */
   takeBack(job: Job): boolean;
   /** Aborts the task's `ctx.signal`. */

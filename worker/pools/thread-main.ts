@@ -1,46 +1,64 @@
 // What Piscina runs in a thread of the threads pool; see threads-pool.ts.
 import type { MessagePort } from 'node:worker_threads';
-import type { EndMessage, RunMessage, ToChild } from './channel.ts';
+import type { EndMessage, FromChild, RunMessage, ToChild } from './channel.ts';
 import { JobRunner } from './child.ts';
-import { enterPlace } from './job-line.ts';
+import { EndWriter } from './end-ring.ts';
+import { JobEntrance } from './job-line.ts';
 
-interface OpenMessage {
-  readonly kind: 'open';
-  /** For all that is said but jobs and their ends. */
+/** The one task that a thread gets from Piscina: it ends with the thread. */
+export interface ThreadTask {
+  /** For all that is said. */
   readonly port: MessagePort;
   /** Of a `JobLine`. */
   readonly line: SharedArrayBuffer;
+  /** Of an `EndReader`. */
+  readonly ends: SharedArrayBuffer;
 }
 
 interface PlacedRunMessage extends RunMessage {
   readonly place: number;
 }
 
-let runner: JobRunner | null = null;
-let next: Int32Array = new Int32Array();
-/** Resolves when the job before has ended. */
-let before: Promise<unknown> = Promise.resolve();
+export type ToThread = PlacedRunMessage | Exclude<ToChild, RunMessage>;
 
-/** Answers how a job ended; null if it had been taken back. */
-export default function main(message: OpenMessage | PlacedRunMessage): Promise<EndMessage | null> | null {
-  if (message.kind === 'open') {
-    open(message);
-    return null;
+export interface FromThread {
+  /** null: look for ends. */
+  readonly message: FromChild | null;
+  /** How far ends had been written before this was said. */
+  readonly ends: number;
+}
+
+export default function main({ port, line, ends }: ThreadTask): Promise<never> {
+  const entrance = new JobEntrance(line);
+  const writer = new EndWriter(ends);
+  const say = (message: FromChild | null) => port.postMessage({ message, ends: writer.written } satisfies FromThread);
+  const runner = new JobRunner(say);
+  const waiting: PlacedRunMessage[] = [];
+  let isRunning = false;
+
+  function runNext(): void {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      if (!entrance.enter(next.place)) continue;
+      isRunning = true;
+      runner.run(next, ended);
+      return;
+    }
   }
-  const run = before.then(() => enter(message));
-  before = run;
-  return run;
-}
 
-function enter(message: PlacedRunMessage): Promise<EndMessage> | null {
-  const jobs = runner;
-  if (jobs === null) throw new Error('a thread is opened before its first job');
-  return enterPlace(next, message.place) ? new Promise((resolve) => jobs.run(message, resolve)) : null;
-}
+  function ended(end: EndMessage): void {
+    isRunning = false;
+    if (!writer.write(end)) say(end);
+    else if (entrance.isLast) say(null);
+    runNext();
+  }
 
-function open({ port, line }: OpenMessage): void {
-  const jobs = new JobRunner((message) => port.postMessage(message));
-  runner = jobs;
-  next = new Int32Array(line);
-  port.on('message', (message: Exclude<ToChild, RunMessage>) => jobs.hear(message));
+  port.on('message', (message: ToThread) => {
+    if (message.kind !== 'run') {
+      runner.hear(message);
+      return;
+    }
+    waiting.push(message);
+    if (!isRunning) runNext();
+  });
+  return new Promise(() => {});
 }
