@@ -24,7 +24,7 @@
 -- Returns               [now_ms, elements that were no message, [lists of another type], list number (negative: acknowledged;
 --                       above 1,000,000: started), tag, envelope, ...]
 -- Atomic                a message is in its queue, in unacked, or acknowledged, and known by one worker only
--- Cost                  O(limit); a handful of commands whatever the limit
+-- Cost                  O(limit); a command for each message that is acknowledged, else a handful whatever the limit
 --- @include "redis-now"
 local workers, state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local worker_id, counter = ARGV[1], tonumber(ARGV[2])
@@ -63,23 +63,26 @@ local function tag_of(envelope)
   return tag
 end
 
+local function reply_with(place, tag, envelope)
+  local at = #reply
+  reply[at + 1], reply[at + 2], reply[at + 3] = place, tag, envelope
+end
+
 if counter == served then
   local recorded = redis.call('HMGET', state, 'tags', 'direct')
   local envelopes, taken = redis.call('LRANGE', direct_list, 0, -1), 0
   for number in string.gmatch(recorded[2] or '', '%d+') do
     taken = taken + 1
     local envelope = envelopes[taken]
-    reply[#reply + 1] = -tonumber(number)
-    reply[#reply + 1] = tag_of(envelope)
-    reply[#reply + 1] = envelope
+    -- Nobody listens any more: a later call has been answered.
+    if not envelope then break end
+    reply_with(-number, tag_of(envelope), envelope)
   end
   for number, tag in string.gmatch(recorded[1], '(%d+) ([^\n]+)') do
     local value = redis.call('SISMEMBER', reserved, tag) == 1 and redis.call('HGET', unacked, tag)
     local envelope = value and string.match(value, '^%[(.*), "[^"]*", "[^"]*"%]$')
     if envelope then
-      reply[#reply + 1] = tonumber(number)
-      reply[#reply + 1] = tag
-      reply[#reply + 1] = envelope
+      reply_with(tonumber(number), tag, envelope)
     end
   end
   return reply
@@ -98,12 +101,15 @@ redis.call('HLEN', crashes)
 local score = string.sub(now_us, 1, -7) .. '.' .. string.sub(now_us, -6)
 local tags, lines, scores, fields = {}, {}, {}, {}
 local direct, direct_numbers, waiting_tags, starts = {}, {}, {}, {}
+-- Nothing but messages that start early was taken so far.
+local is_early = false
 if direct_room > 0 then
   -- What workers died of has a last chance, which start gives.
   local may_start_late = redis.call('HLEN', crashes) == 0
   for mark, name in string.gmatch(ARGV[7], '(%+?)([^\n]+)') do
     if mark == '' then
       starts[name] = 'early'
+      is_early = true
     elseif may_start_late then
       starts[name] = 'late'
     end
@@ -115,15 +121,38 @@ local room, bytes, seen = limit, byte_limit, 0
 local HEAD = '^{"body": "[^"]*", "content%-encoding": "utf%-8", "content%-type": "application/json", "headers": '
   .. '{"lang": "py", "task": ("[^"]+"), "id": "[^"]+", "shadow": null, "eta": null, '
 
--- Whether it starts now: early or late, as it is acknowledged; nil when it does not.
+-- Whether it may start as it is taken: early or late, as it is acknowledged; nil when it may not.
 local function start_of(envelope)
-  if direct_room == 0 then return nil end
   local task = string.match(envelope, HEAD)
   local start = task and starts[task]
-  if start and string.find(envelope, '"journal": ', 1, true) then start = nil end
-  -- None that comes later may overtake one that waits.
-  direct_room = start and direct_room - 1 or 0
-  return start
+  return start and not string.find(envelope, '"journal": ', 1, true) and start or nil
+end
+
+-- Takes up to so many messages that start early, and stops before any other; how many it took.
+-- They go from list to list, for what Redis is given anew it writes to its log again.
+local function take_early(number, want)
+  local list, taken = KEYS[first_list + number - 1], 0
+  while taken < want and direct_room > 0 and bytes > 0 do
+    local envelope = redis.pcall('LMOVE', list, direct_list, 'RIGHT', 'RIGHT')
+    if not envelope then break end
+    if envelope.err then
+      wrong[#wrong + 1] = list
+      break
+    end
+    local tag = start_of(envelope) == 'early' and tag_of(envelope)
+    if not tag then
+      redis.call('LMOVE', direct_list, list, 'RIGHT', 'RIGHT')
+      is_early = false
+      break
+    end
+    direct_room = direct_room - 1
+    direct_numbers[#direct_numbers + 1] = number
+    reply_with(-number, tag, envelope)
+    bytes = bytes - #envelope
+    taken = taken + 1
+  end
+  is_early = is_early and direct_room > 0
+  return taken
 end
 
 local function accept(number, envelope)
@@ -135,7 +164,9 @@ local function accept(number, envelope)
       'queue', KEYS[first_list + queue], 'reason', reason, 'message', envelope)
     return
   end
-  local start = start_of(envelope)
+  local start = direct_room > 0 and start_of(envelope) or nil
+  -- None that comes later may overtake one that waits.
+  direct_room = start and direct_room - 1 or 0
   local place = start == 'early' and -number or start == 'late' and number + STARTED or number
   if start == 'early' then
     direct[#direct + 1] = envelope
@@ -149,11 +180,26 @@ local function accept(number, envelope)
     fields[#fields + 1] = tag
     fields[#fields + 1] = '[' .. envelope .. ARGV[first_tail + queue]
   end
-  reply[#reply + 1] = place
-  reply[#reply + 1] = tag
-  reply[#reply + 1] = envelope
+  reply_with(place, tag, envelope)
 end
 
+-- Takes up to so many messages, whatever they are; how many.
+local function take(number, want)
+  local list = KEYS[first_list + number - 1]
+  local popped = redis.pcall('RPOP', list, want) or {}
+  if popped.err then
+    wrong[#wrong + 1] = list
+    return 0
+  end
+  for _, envelope in ipairs(popped) do
+    bytes = bytes - #envelope
+    accept(number, envelope)
+  end
+  return #popped
+end
+
+-- Freeing first keeps a Redis that is out of memory drainable: it refuses a script only at its first write.
+redis.call('DEL', direct_list)
 for step = 0, (#KEYS - first_list + 1) / queues - 1 do
   local pending = {}
   for queue = 1, queues do pending[queue] = step * queues + queue end
@@ -162,31 +208,25 @@ for step = 0, (#KEYS - first_list + 1) / queues - 1 do
     local full = {}
     for _, number in ipairs(pending) do
       if room == 0 or bytes <= 0 then break end
-      -- Sizes are known only once popped: a few first, then as many of the average size as still fit.
-      local fitting = seen == 0 and 16 or math.max(1, math.floor(bytes * seen / (byte_limit - bytes)))
-      local want = math.min(share, room, fitting)
-      local list = KEYS[first_list + number - 1]
-      local popped = redis.pcall('RPOP', list, want)
-      if popped and popped.err then
-        wrong[#wrong + 1] = list
-      elseif popped then
-        for _, envelope in ipairs(popped) do
-          bytes = bytes - #envelope
-          accept(number, envelope)
-        end
-        seen = seen + #popped
-        room = room - #popped
-        if #popped == want then full[#full + 1] = number end
+      local want, was_early = math.min(share, room), is_early
+      local taken
+      if is_early then
+        taken = take_early(number, want)
+      else
+        -- Sizes are known only once popped: a few first, then as many of the average size as still fit.
+        local fitting = seen == 0 and 16 or math.max(1, math.floor(bytes * seen / (byte_limit - bytes)))
+        want = math.min(want, fitting)
+        taken = take(number, want)
       end
+      seen = seen + taken
+      room = room - taken
+      if taken == want or was_early ~= is_early then full[#full + 1] = number end
     end
     pending = full
   end
 end
 
-if #direct > 0 then
-  redis.call('DEL', direct_list)
-  redis.call('RPUSH', direct_list, unpack(direct))
-end
+if #direct > 0 then redis.call('RPUSH', direct_list, unpack(direct)) end
 if #tags > 0 then
   redis.call('HSET', unacked, unpack(fields))
   redis.call('ZADD', index, unpack(scores))
@@ -194,7 +234,7 @@ if #tags > 0 then
 end
 if #waiting_tags > 0 then redis.call('SADD', waiting, unpack(waiting_tags)) end
 if #waiting_tags < #tags then redis.call('HSET', state, 'max_crashes', max_crashes) end
-if #tags + #direct > 0 then
+if #tags + #direct_numbers > 0 then
   redis.call('HSET', state, 'batch', counter, 'tags', table.concat(lines, '\n'), 'direct', table.concat(direct_numbers, ' '))
   -- Whoever holds messages is known as a worker, so that they are missed when it dies before its next heartbeat.
   redis.call('ZADD', workers, now_ms, worker_id)

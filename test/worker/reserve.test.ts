@@ -1,6 +1,7 @@
 import t from 'tap';
 import { queueList, workerKeys } from '../../lua/keys.ts';
-import { type ReserveRequest, reserve } from '../../lua/reserve.ts';
+import { type Reserved, type ReserveRequest, reserve } from '../../lua/reserve.ts';
+import { chanceOf } from '../support/chance.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { envelope, redisNow, send, whereabouts } from './messages.ts';
 
@@ -231,12 +232,80 @@ t.test('an envelope written by another producer is read whatever its blanks and 
   t.same((await take()).messages, [{ tag: 'tag-x', list: 'celery', envelope: raw, isStarted: false, isAcked: false }]);
 });
 
-t.test('a queue whose key holds something else is reported and passed over', async (t) => {
-  await redis.set('broken', 'text');
-  await send(redis, { tag: 'a' });
-  const { messages, wrongTypes } = await take({ queues: ['broken', 'celery'] });
-  t.same(wrongTypes, ['broken']);
-  t.equal(messages.length, 1);
+for (const direct of [undefined, DIRECT]) {
+  const how = direct === undefined ? '' : ', also where messages start at once';
+  t.test(`a queue whose key holds something else is reported and passed over${how}`, async (t) => {
+    await redis.set('broken', 'text');
+    await send(redis, { tag: 'a' });
+    const { messages, wrongTypes } = await take({ queues: ['broken', 'celery'], ...(direct && { direct }) });
+    t.same(wrongTypes, ['broken']);
+    t.equal(messages.length, 1);
+  });
+
+  t.test(`a Redis that is out of memory can still be drained${how}`, async (t) => {
+    for (let n = 0; n < 50; n++) await send(redis, { tag: `t${n}` });
+    t.teardown(() => redis.config('SET', 'maxmemory', '0'));
+    await redis.config('SET', 'maxmemory', '1');
+    await t.rejects(redis.set('x', '1'), /OOM/);
+    t.equal((await take(direct && { direct: { ...direct, room: 20 } })).messages.length, 50);
+    await redis.config('SET', 'maxmemory', '0');
+  });
+}
+
+t.test('whatever is mixed in queues, each message is taken once, in its order, and answered again', async (t) => {
+  const chance = chanceOf(20_261_121);
+  const KINDS = { note: 6, 'note-late': 3, unlisted: 1, broken: 1, large: 1 };
+  const wrong: unknown[] = [];
+  const places = new Map<string, number>();
+  for (let round = 0; round < 150; round++) {
+    await redis.flushall();
+    const queued = new Map<string, string[]>();
+    for (let n = chance.integer(1, 60); n > 0; n--) {
+      const queue = chance.pick(['one', 'two']);
+      const priority = chance.pick([0, 0, 3]);
+      const tag = `${round}-${n}`;
+      const kind = chance.weighted(KINDS);
+      const list = queueList(queue, priority);
+      if (kind === 'broken') {
+        await redis.lpush(list, `no message ${tag}`);
+        continue;
+      }
+      const task = kind === 'large' ? 'note' : kind;
+      await send(redis, { queue, priority, tag, task, args: kind === 'large' ? ['x'.repeat(3_000)] : [] });
+      queued.set(list, [...(queued.get(list) ?? []), tag]);
+    }
+    const request = {
+      queues: ['one', 'two'],
+      limit: chance.integer(1, 40),
+      byteLimit: chance.pick([5_000, 1_000_000]),
+      direct: { ...DIRECT, room: chance.pick([0, 1, 5, 40]) },
+    };
+    let dead = 0;
+    for (;;) {
+      const first = await take(request);
+      dead += first.deadLetters;
+      if (first.messages.length + first.deadLetters === 0) break;
+      // A call that took nothing is not remembered.
+      const again = first.messages.length === 0 ? first : await take({ ...request, counter });
+      const sorted = (messages: readonly Reserved[]) => messages.map((message) => JSON.stringify(message)).sort();
+      if (String(sorted(again.messages)) !== String(sorted(first.messages)))
+        wrong.push(['answered again', first, again]);
+      let mayStart = true;
+      for (const { tag, list, isStarted, isAcked } of first.messages) {
+        if (queued.get(list)?.shift() !== tag) wrong.push(['out of its order', tag]);
+        if (isStarted && !mayStart) wrong.push(['overtook', tag]);
+        mayStart = isStarted;
+        const place = `${isAcked ? 'acked' : isStarted ? 'started' : 'waiting'}`;
+        places.set(place, (places.get(place) ?? 0) + 1);
+        if ((await redis.hexists('unacked', tag)) !== (isAcked ? 0 : 1)) wrong.push(['unacked', tag]);
+      }
+    }
+    const left = [...queued.values()].flat();
+    if (left.length > 0) wrong.push(['left', left]);
+    if ((await redis.xlen('rb:dead-letters')) !== dead) wrong.push(['dead letters', dead]);
+  }
+  t.same(wrong.slice(0, 3), []);
+  for (const place of ['acked', 'started', 'waiting']) t.ok((places.get(place) ?? 0) > 100, place);
 });
 
 t.test('nothing is popped when a key that would be written has the wrong type', async (t) => {
@@ -244,13 +313,4 @@ t.test('nothing is popped when a key that would be written has the wrong type', 
   await redis.set('unacked', 'text');
   await t.rejects(take(), /WRONGTYPE/);
   t.equal(await redis.llen('celery'), 1);
-});
-
-t.test('a Redis that is out of memory can still be drained', async (t) => {
-  for (let n = 0; n < 50; n++) await send(redis, { tag: `t${n}` });
-  t.teardown(() => redis.config('SET', 'maxmemory', '0'));
-  await redis.config('SET', 'maxmemory', '1');
-  await t.rejects(redis.set('x', '1'), /OOM/);
-  t.equal((await take()).messages.length, 50);
-  await redis.config('SET', 'maxmemory', '0');
 });
