@@ -5,7 +5,7 @@ import { fillList, type TaskMessages } from './task-messages.ts';
 import { startWorker } from './worker-process.ts';
 
 /** Pause between two looks, ms. */
-const LOOK_MS = 25;
+const LOOK_MS = 50;
 /** How long one drain may take, ms. */
 const DEADLINE_MS = 300_000;
 
