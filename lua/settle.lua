@@ -8,15 +8,18 @@
 -- KEYS[7] crashes       hash    delivery tag -> how many workers died of that message
 -- KEYS[8] meta          hash    the namespace's record
 -- KEYS[9] chords        hash    group id -> what follows the chord, of those whose body is yet to be sent
--- KEYS[10...] results   string  result records: of the bare records, then of the entries that have one; also the channel's name
+-- KEYS[10...] results   string  result records: of those that were acknowledged before, of those that are now, then of the
+--                               entries that have one; also the channel's name
 -- ARGV[1] counter       int     larger than that of the worker's last answered call; the same again changes nothing
 -- ARGV[2] expires       int     s that a result is kept; 0: for ever
 -- ARGV[3] dead_limit    int     entries that the dead letters keep, about
 -- ARGV[4] shards        int     how many shards the caller believes the namespace has; 0: nothing can be parked
 -- ARGV[5] token         text    with which the worker claims the chords whose last parts these are
--- ARGV[6] bare          int     bare records: all that is left to do for messages that were acknowledged before
--- ARGV[7...] entries    text    those records; then the entries, each: `<actions> <mode>[,<part>...] <tag>`, its parts, its actions.
---                               Mode: `acked` (was taken off unacked before), `held` (acts only if it still is in unacked).
+-- ARGV[6] bare          int     messages that were acknowledged before, and have a record to store and nothing else
+-- ARGV[7] late          int     messages that are acknowledged now, and have that and nothing else
+-- ARGV[8] plain         int     messages that are acknowledged now, and nothing else
+-- ARGV[9...] entries    text    tags of the late and the plain ones; records of the bare and the late ones; then the others, each:
+--                               `<actions> <mode>[,<part>...] <tag>`, its parts, its actions. Mode: `acked` (was taken off unacked before), `held` (acts only if it still is in unacked).
 --                               Parts: `record`; `letter` (`<queue>\n<reason>`: it is kept as a dead letter); `run`, the one that
 --                               ends (lua/include/end-runs.lua). An action: its kind (see `own_actions` and
 --                               lua/include/actions.lua) and four texts
@@ -24,7 +27,8 @@
 --                       entries (from 1) of one whose part completed a chord, ...]
 -- Atomic                a late-acknowledged message is gone exactly when its result is stored and what follows is sent; success
 --                       is final
--- Cost                  O(records + entries + actions): two commands a record, up to seven an entry, ten more where a run ends
+-- Cost                  O(messages + actions): two commands a record, one more acknowledged now, up to seven for others, ten
+--                       more where a run ends
 --- @include "redis-now"
 --- @include "is-success"
 --- @include "shard-keys"
@@ -39,8 +43,9 @@
 local settled, reserved, waiting, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local crashes, meta, chords = KEYS[7], KEYS[8], KEYS[9]
 local counter, expires, dead_limit, shards = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local token, bare = ARGV[5], tonumber(ARGV[6])
-local first_result, first_entry, ACTION, CRASHES_SEC, SETTLED_SEC = 10, 7, 5, 604800, 86400
+local token, bare, late, plain = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local first_result, first_tag, ACTION, CRASHES_SEC, SETTLED_SEC = 10, 9, 5, 604800, 86400
+local first_record = first_tag + late + plain
 
 local now_ms = redis_now()
 local reply = { now_ms, 0 }
@@ -63,9 +68,9 @@ if #KEYS >= first_result then
   for i, record in ipairs(redis.call('MGET', unpack(KEYS, first_result))) do stored[KEYS[first_result + i - 1]] = record end
 end
 
--- What is more than a bare record.
+-- What is more than a record or an acknowledgement.
 local entries = {}
-local at, next_result = first_entry + bare, first_result + bare
+local at, next_result = first_record + bare + late, first_result + bare + late
 while at <= #ARGV do
   local count, mode, parts, tag = string.match(ARGV[at], '^(%d+) (%l+)([%l,]*) (.*)$')
   local entry = { tag = tag, acts = mode == 'acked' }
@@ -83,18 +88,23 @@ while at <= #ARGV do
 end
 
 -- Which of those that are to be acknowledged now are still held, each once.
-local tags, held, late = {}, {}, {}
+local tags, entry_of, held, is_held = { unpack(ARGV, first_tag, first_record - 1) }, {}, {}, {}
 for _, entry in ipairs(entries) do
-  if not entry.acts then tags[#tags + 1], late[#late + 1] = entry.tag, entry end
+  if not entry.acts then
+    tags[#tags + 1] = entry.tag
+    entry_of[#tags] = entry
+  end
 end
 if #tags > 0 then
-  local is_held = {}
   for i, is_reserved in ipairs(redis.call('SMISMEMBER', reserved, unpack(tags))) do
-    local tag = tags[i]
+    local tag, entry = tags[i], entry_of[i]
     if is_reserved == 1 and not is_held[tag] and redis.call('HEXISTS', unacked, tag) == 1 then
-      is_held[tag], late[i].acts = true, true
+      is_held[tag] = i
       held[#held + 1] = tag
-      if late[i].letter then late[i].message = redis.call('HGET', unacked, tag) end
+      if entry then entry.acts = true end
+      if entry and entry.letter then entry.message = redis.call('HGET', unacked, tag) end
+    else
+      reply[2] = reply[2] + 1
     end
   end
 end
@@ -161,12 +171,13 @@ local function carry_out(entry, number)
   end
 end
 
-for i = 0, bare - 1 do store(KEYS[first_result + i], ARGV[first_entry + i]) end
+for i = 0, bare + late - 1 do
+  local position = i - bare + 1
+  if position < 1 or is_held[tags[position]] == position then store(KEYS[first_result + i], ARGV[first_record + i]) end
+end
 local ended = {}
 for number, entry in ipairs(entries) do
-  if not entry.acts then
-    reply[2] = reply[2] + 1
-  else
+  if entry.acts then
     carry_out(entry, number)
     if entry.run and not entry.is_put_back then ended[#ended + 1] = entry end
   end
@@ -174,8 +185,9 @@ end
 
 -- What ended is no longer counted.
 if #held > 0 and redis.call('HLEN', crashes) > 0 then
-  for _, entry in ipairs(late) do
-    if entry.acts and not entry.is_put_back then redis.call('HDEL', crashes, entry.tag) end
+  for i, tag in ipairs(tags) do
+    local entry = entry_of[i]
+    if is_held[tag] == i and not (entry and entry.is_put_back) then redis.call('HDEL', crashes, tag) end
   end
 end
 

@@ -79,17 +79,24 @@ export async function settle(redis: Redis, namespace: string, request: SettleReq
     names.meta,
     names.chords,
   ];
-  // Nearly all are bare: each text less tells on both sides.
-  const records: string[] = [];
+  // Nearly all have a record or nothing to store, and that is all: each text less tells on both sides.
+  const bare: Result[] = [];
+  const held: Result[] = [];
+  const heldTags: string[] = [];
+  const plainTags: string[] = [];
   const others: number[] = [];
   for (const [index, settlement] of settlements.entries()) {
-    if (!isBare(settlement)) {
-      others.push(index);
-      continue;
+    const { tag, mode, result } = settlement;
+    if (!isSimple(settlement)) others.push(index);
+    else if (result === null) plainTags.push(tag);
+    else if (mode === 'acked') bare.push(result);
+    else {
+      held.push(result);
+      heldTags.push(tag);
     }
-    keys.push(resultKey(settlement.result.taskId));
-    records.push(settlement.result.record);
   }
+  const results = [...bare, ...held];
+  keys.push(...results.map(({ taskId }) => resultKey(taskId)));
   const entries: string[] = [];
   for (const index of others) {
     const settlement = settlements[index]!;
@@ -102,8 +109,12 @@ export async function settle(redis: Redis, namespace: string, request: SettleReq
     WORKER_DEAD_LETTERS,
     shards,
     worker.state,
-    records.length,
-    ...records,
+    bare.length,
+    held.length,
+    plainTags.length,
+    ...heldTags,
+    ...plainTags,
+    ...results.map(({ record }) => record),
     ...entries,
   ]);
   const [nowMs, late, ...chords] = listReply(script, reply);
@@ -114,14 +125,11 @@ export async function settle(redis: Redis, namespace: string, request: SettleReq
   };
 }
 
-interface Bare extends Settlement {
-  readonly result: NonNullable<Settlement['result']>;
-}
+type Result = NonNullable<Settlement['result']>;
 
-/** Whether a result is all that is left to store. */
-function isBare(settlement: Settlement): settlement is Bare {
-  const { mode, result, letter, run, actions } = settlement;
-  return mode === 'acked' && result !== null && letter === null && run === null && actions.length === 0;
+/** Whether there is nothing to do but to store a result, to acknowledge, or both. */
+function isSimple({ mode, result, letter, run, actions }: Settlement): boolean {
+  return (mode === 'held' || result !== null) && letter === null && run === null && actions.length === 0;
 }
 
 /** An entry of the script. */
