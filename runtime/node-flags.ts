@@ -6,10 +6,11 @@ import { setFlagsFromString } from 'node:v8';
  */
 export const NODE_FLAGS: readonly string[] = ['--max-semi-space-size=4'];
 
-/**
- * Lets this process's heap grow to twice what is in use before it is collected whole, instead of four times: a busy worker
- * stays much smaller, for a little more work.
- */
-export function keepHeapSmall(): void {
+/** Fits the garbage collector to a busy worker, most of whose objects live for as long as one message. */
+export function tuneHeap(): void {
+  // The heap grows to twice what is in use before it is collected whole, instead of four times: less memory, a little more work.
   setFlagsFromString('--heap-growing-percent=100');
+  // V8 allocates among the old objects whatever has mostly lived on so far. What one batch leaves behind makes that a rule at times,
+  // and all the next messages, with what they name, stay until a full collection: each costs half as much again.
+  setFlagsFromString('--no-allocation-site-pretenuring');
 }
