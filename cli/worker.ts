@@ -2,7 +2,6 @@ import { Command } from 'commander';
 import { parseRedisUrl } from '../lua/connection.ts';
 import { COMMON_OPTIONS, requireOneRedis } from '../runtime/common-options.ts';
 import { createLog } from '../runtime/log.ts';
-import { tuneHeap } from '../runtime/node-flags.ts';
 import { addOptions, optionName, optionValues, variableName } from '../runtime/options.ts';
 import { writePidFile } from '../runtime/pid-file.ts';
 import { stoppedBySignals } from '../runtime/process.ts';
@@ -28,7 +27,6 @@ export function workerCommand(): Command {
 }
 
 async function runWorker(command: Command): Promise<void> {
-  tuneHeap();
   const options = optionValues(command, OPTIONS);
   const { broker, resultBackend, logLevel, logFormat, pidfile, metricsHost, metricsPort, ...workerOptions } = options;
   if (options.tasks.length === 0) command.error('error: give the modules that define your tasks with --tasks FILE');
