@@ -53,9 +53,11 @@ async function giveUp(api: TestApi, ...messages: readonly MessageParts[]): Promi
 
 /** Makes an `every` schedule due a second ago, on a queue that is none. */
 async function giveUpRun(api: TestApi, id: string, parts: object = {}): Promise<number> {
-  const dueMs = Math.floor((await redisNow(api.redis)) / 60_000) * 60_000;
+  // Its next run is an hour away, whenever this is.
+  const dueSec = Math.floor((await redisNow(api.redis)) / 1_000);
+  const dueMs = dueSec * 1_000;
   await call(api, 'PUT', schedulePath(id), {
-    json: { task: 't', schedule: { every: 60, phase: 0 }, queue: 'broken', ...parts },
+    json: { task: 't', schedule: { every: 3_600, phase: dueSec % 3_600 }, queue: 'broken', ...parts },
   });
   await api.redis.zadd(keysOf(id).due, 'XX', dueMs, id);
   await api.redis.set('broken', 'a string');
@@ -182,7 +184,9 @@ t.test('a schedule that could not be read is due again once it can', async (t) =
   const api = await startApi(t);
   const names = namespaceKeys('rb');
   t.equal(await api.redis.exists(names.meta), 1);
-  const dueMs = Math.floor((await redisNow(api.redis)) / 60_000) * 60_000;
+  // Its next run is an hour away, whenever this is.
+  const dueSec = Math.floor((await redisNow(api.redis)) / 1_000);
+  const dueMs = dueSec * 1_000;
   const specs = [
     { id: 'grid', task: 't', schedule: { every: 60, phase: 0 } },
     { id: 'once', task: 't', schedule: { at: new Date(dueMs).toISOString() } },
