@@ -6,7 +6,7 @@ read_globals = {
   "occurrence_until", "excluded_until", "WIDTH", "SERIES_END", "timing_of", "next_due", "first_due", "last_run", "count_uses",
   "add_uses", "forget_schedules", "state_of", "record_changes", "journal_fields", "complete_run", "open_endings", "write_endings", "queue_of", "pushes_of",
   "push", "write_pushes", "parse_template", "put_parked", "parked_message", "is_success", "open_actions", "count_part", "end_runs",
-  "hold_chord",
+  "hold_chord", "release",
 }
 globals = { "known_times" }
 max_line_length = 150

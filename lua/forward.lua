@@ -9,6 +9,7 @@
 --                    of another type: they are still held]
 -- Atomic             a message is in unacked or in its queue, never both, never neither
 -- Cost               O(entries), six commands each
+--- @include "release"
 local reserved, waiting, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first_list, first_entry = 5, 1
 
@@ -32,10 +33,7 @@ for position = first_entry, #ARGV, 2 do
   elseif not usable[at] then
     stuck[#stuck + 1] = (position - first_entry) / 2 + 1
   else
-    redis.call('HDEL', unacked, tag)
-    redis.call('SREM', reserved, tag)
-    redis.call('SREM', waiting, tag)
-    redis.call('ZREM', index, tag)
+    release(unacked, index, reserved, waiting, tag)
     redis.call('LPUSH', KEYS[at], envelope)
   end
 end

@@ -16,6 +16,7 @@
 --- @include "redis-now"
 --- @include "shard-keys"
 --- @include "parked"
+--- @include "release"
 local meta, reserved, waiting, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local shards, wake = ARGV[1], ARGV[2]
 local first_shard, first_entry = 6, 3
@@ -46,10 +47,7 @@ for position = first_entry, #ARGV, 6 do
   if not envelope then
     reply[#reply + 1] = (position - first_entry) / 6 + 1
   else
-    redis.call('HDEL', unacked, tag)
-    redis.call('SREM', reserved, tag)
-    redis.call('SREM', waiting, tag)
-    redis.call('ZREM', index, tag)
+    release(unacked, index, reserved, waiting, tag)
     put_parked(keys[at].extra, keys[at].parked, id, tag, eta_ms, list, envelope)
     if not heads[at] or eta_ms < heads[at] then
       heads[at] = eta_ms

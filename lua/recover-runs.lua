@@ -21,6 +21,7 @@
 --- @include "record-change"
 --- @include "complete-run"
 --- @include "parked"
+--- @include "release"
 local workers, reserved, waiting, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local worker_id, lease, attempts, dead_limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local first_run, PAUSE_MS, LONGEST_PAUSE_MS = 5, 1000, 60000
@@ -41,10 +42,7 @@ for at = first_run, #ARGV, 7 do
   if not flight or flight.tag ~= tag then
     reply[#reply + 1] = (at - first_run) / 7 + 1
   elseif redis.call('HEXISTS', unacked, tag) == 1 and (redis.call('ZSCORE', index, tag) or '') == score then
-    redis.call('HDEL', unacked, tag)
-    redis.call('ZREM', index, tag)
-    redis.call('SREM', reserved, tag)
-    redis.call('SREM', waiting, tag)
+    release(unacked, index, reserved, waiting, tag)
     local attempt, due = flight.attempt + 1
     if attempt > attempts then
       redis.call('XADD', dead_letters, 'MAXLEN', '~', dead_limit, '*', 'queue', list,

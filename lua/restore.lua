@@ -24,6 +24,7 @@
 --- @include "is-success"
 --- @include "shard-keys"
 --- @include "parked"
+--- @include "release"
 --- @include "actions"
 --- @include "chord-part"
 local workers, state, reserved, unacked, index, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -81,13 +82,9 @@ while position <= #ARGV do
   position = first_action + ACTION * tonumber(ARGV[position + 4])
   local value = redis.call('HGET', unacked, tag)
   if not value then
-    redis.call('ZREM', index, tag)
-    redis.call('SREM', reserved, tag)
-    redis.call('SREM', waiting, tag)
+    release(unacked, index, reserved, waiting, tag)
   elseif (redis.call('ZSCORE', index, tag) or '') == score then
-    redis.call('HDEL', unacked, tag)
-    redis.call('ZREM', index, tag)
-    local was_held, was_waiting = redis.call('SREM', reserved, tag) == 1, redis.call('SREM', waiting, tag) == 1
+    local was_held, was_waiting = release(unacked, index, reserved, waiting, tag)
     local times = 0
     if was_held and not was_waiting and max_crashes < math.huge then
       times = redis.call('HINCRBY', crashes, tag, 1)

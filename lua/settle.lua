@@ -19,11 +19,12 @@
 -- ARGV[7] late          int     messages that are acknowledged now, and have that and nothing else
 -- ARGV[8] plain         int     messages that are acknowledged now, and nothing else
 -- ARGV[9...] entries    text    tags of the late and the plain ones; records of the bare and the late ones; then the others, each:
---                               `<actions> <mode>[,<part>...] <tag>`, its parts, its actions. Mode: `acked` (was taken off unacked before), `held` (acts only if it still is in unacked).
+--                               `<actions> <mode>[,<part>...] <tag>`, its parts, its actions.
+--                               Mode: `acked` (was taken off unacked before), `held` (acts only if it still is in unacked).
 --                               Parts: `record`; `letter` (`<queue>\n<reason>`: it is kept as a dead letter); `run`, the one that
 --                               ends (lua/include/end-runs.lua). An action: its kind (see `own_actions` and
 --                               lua/include/actions.lua) and four texts
--- Returns               [now_ms, how many entries came too late: their messages were restored meanwhile, position among the
+-- Returns               [now_ms, how many messages came too late: they had been restored meanwhile, position among the
 --                       entries (from 1) of one whose part completed a chord, ...]
 -- Atomic                a late-acknowledged message is gone exactly when its result is stored and what follows is sent; success
 --                       is final

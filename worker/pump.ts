@@ -387,7 +387,7 @@ export class Pump {
     if (this.#waiting.length > 0 || this.#unread > 0 || this.#holdings.isInDoubt) return null;
     const slots = this.#slots;
     const room = Math.min(this.#free, Math.ceil(slots / 2), MAX_DIRECT);
-    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT)) || this.#finisher.backlog > 4 * MAX_BATCH) return null;
+    if (room < Math.max(1, Math.min(slots >> 2, MAX_DIRECT))) return null;
     const { names } = this.#directTasks;
     return names === '' ? null : { room, tasks: names, maxCrashes: this.#options.config.maxCrashes };
   }
