@@ -3,6 +3,7 @@ import { resultKey, workerKeys } from '../../lua/keys.ts';
 import { reserve } from '../../lua/reserve.ts';
 import { restoreLostWorkers } from '../../lua/restore.ts';
 import { type Settlement, settle } from '../../lua/settle.ts';
+import { chanceOf } from '../support/chance.ts';
 import { withRedis } from '../support/redis-server.ts';
 import { envelope, whereabouts } from './messages.ts';
 
@@ -15,11 +16,16 @@ const SUCCESS = '{"status": "SUCCESS", "result": 5, "task_id": "id-a"}';
 const FAILURE = '{"status": "FAILURE", "result": {"exc_type": "E"}, "task_id": "id-a"}';
 
 let counter = 0;
-t.beforeEach(async () => {
-  await redis.flushall();
-  await redis.lpush('celery', RAW);
+/** Lets the worker hold a message. */
+async function take(raw: string): Promise<void> {
+  await redis.lpush('celery', raw);
   counter += 1;
   await reserve(redis, 'rb', { workerId: 'w1', counter, limit: 10, byteLimit: 1_000_000, queues: ['celery'] });
+}
+
+t.beforeEach(async () => {
+  await redis.flushall();
+  await take(RAW);
 });
 
 let settled = 0;
@@ -124,6 +130,38 @@ t.test('success is final within one batch too', async (t) => {
     { mode: 'acked', tag: 'c', result: result(FAILURE) },
   ]);
   t.equal(await redis.get(resultKey('id-a')), SUCCESS);
+});
+
+t.test('of a batch of every kind each keeps its own record, and what was lost stores none', async (t) => {
+  const chance = chanceOf(20_261_121);
+  const wrong: unknown[] = [];
+  for (let round = 0; round < 100; round++) {
+    await redis.flushall();
+    const batch: Partial<Settlement>[] = [];
+    const expected = new Map<string, string | null>();
+    let late = 0;
+    for (let n = chance.integer(1, 20); n > 0; n--) {
+      const [tag, taskId] = [`tag ${n}`, `id-${n}`];
+      const record = `{"status": "SUCCESS", "result": ${n}}`;
+      const mode = chance.pick(['acked', 'held'] as const);
+      const hasResult = mode === 'acked' || chance.integer(0, 1) === 1;
+      const isLost = mode === 'held' && chance.integer(0, 3) === 0;
+      if (mode === 'held' && !isLost) await take(envelope({ tag, id: taskId }));
+      if (isLost) late += 1;
+      const push = { kind: 'push', list: 'next', envelope: tag } as const;
+      const actions = chance.integer(0, 2) === 0 ? [push] : [];
+      expected.set(taskId, hasResult && !isLost ? record : null);
+      batch.push({ tag, mode, result: hasResult ? { taskId, record } : null, actions });
+    }
+    const reply = await end(batch);
+    if (reply.late !== late) wrong.push(['late', reply.late, late]);
+    for (const [taskId, record] of expected)
+      if ((await redis.get(resultKey(taskId))) !== record)
+        wrong.push([taskId, await redis.get(resultKey(taskId)), record]);
+    if ((await redis.hlen('unacked')) + (await redis.zcard('unacked_index')) > 0) wrong.push('unacked');
+    if ((await redis.exists(workerKeys('rb', 'w1').reserved, workerKeys('rb', 'w1').waiting)) > 0) wrong.push('held');
+  }
+  t.same(wrong.slice(0, 5), []);
 });
 
 t.test('a dead letter keeps the message as it came', async (t) => {
