@@ -24,5 +24,5 @@ EXPOSE 7380
 # For a beat node; a worker's is set where it is run, since its metrics port is chosen there.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["node", "-e", "fetch('http://127.0.0.1:7380/healthz').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-ENTRYPOINT ["node", "--max-semi-space-size=4", "--heap-growing-percent=50", "--no-allocation-site-pretenuring", "/app/dist/cli/main.js"]
+ENTRYPOINT ["node", "--max-semi-space-size=4", "--no-parallel-scavenge", "--heap-growing-percent=50", "--no-allocation-site-pretenuring", "/app/dist/cli/main.js"]
 CMD ["beat"]

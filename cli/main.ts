@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --max-semi-space-size=4 --heap-growing-percent=50 --no-allocation-site-pretenuring
+#!/usr/bin/env -S node --max-semi-space-size=4 --no-parallel-scavenge --heap-growing-percent=50 --no-allocation-site-pretenuring
 import { Command, CommanderError } from 'commander';
 import { type ErrorCode, messageOf, RingbeatError } from '../protocol/errors.ts';
 import { describeOption } from '../runtime/options.ts';

@@ -9,7 +9,7 @@ const THREADS = 2;
 export const threads: Scenario = {
   name: 'threads',
   doc: 'one bundled worker with two threads runs tasks that compute for 1 ms each',
-  defaults: { schedules: 20_000, every: 10, seconds: 0, nodes: 1 },
+  defaults: { schedules: 40_000, every: 10, seconds: 0, nodes: 1 },
   targets: [{ figure: 'busy_share', atLeast: 0.9 }],
   shown: ['rate_per_s', 'worker_cpu_cores'],
   rate: 'rate_per_s',

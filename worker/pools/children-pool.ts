@@ -56,8 +56,8 @@ const RESPAWN_MIN_MS = 100;
 const RESPAWN_MAX_MS = 10_000;
 
 /** Jobs are taken ahead for so long, ms, and at most so many for each child. */
-const AHEAD_MS = 30;
-const MOST_AHEAD = 32;
+const AHEAD_MS = 50;
+const MOST_AHEAD = 48;
 
 /** How long children that were told to stop may take, ms. */
 const STOP_MS = 5_000;

@@ -35,7 +35,7 @@ const MAIN = fileURLToPath(
 );
 
 /** While a thread has jobs ahead, its ends are looked for so often, ms; with the last of them it says so itself. */
-const LOOK_MS = 10;
+const LOOK_MS = 20;
 
 /**
  * One Piscina for each thread: it cannot say which of several threads runs a task, nor be resized, and we must end threads one
