@@ -27,10 +27,17 @@ export async function put(beat: SpawnedBeat, id: string, spec: object): Promise<
   await ask(beat, `/v1/schedules/${id}`, { method: 'PUT', headers, body: JSON.stringify({ task: 'x', ...spec }) });
 }
 
-/** Registers schedules `s0`, `s1`, … over HTTP, and waits until the first messages are there. */
+/** What a message of the queue was sent for. */
+function occurrenceOf(message: string): { readonly schedule: string; readonly due: number } {
+  const [, schedule, due] = /"ringbeat": \{"schedule": "([^"]*)", "due": (\d+)/.exec(message)!;
+  return { schedule: schedule!, due: Number(due) };
+}
+
+/** Registers schedules `s0`, `s1`, … over HTTP, and waits until each of them has run. */
 export async function startLoad(beat: SpawnedBeat, redis: Redis, schedules: number): Promise<void> {
-  const lines = Array.from({ length: schedules }, (_, i) =>
-    JSON.stringify({ id: `s${i}`, task: 'ledger', args: [i], schedule: { every: EVERY_MS / 1_000 } }),
+  const ids = Array.from({ length: schedules }, (_, i) => `s${i}`);
+  const lines = ids.map((id, i) =>
+    JSON.stringify({ id, task: 'ledger', args: [i], schedule: { every: EVERY_MS / 1_000 } }),
   );
   const counts = await ask(beat, '/v1/schedules', {
     method: 'POST',
@@ -38,7 +45,11 @@ export async function startLoad(beat: SpawnedBeat, redis: Redis, schedules: numb
     body: `${lines.join('\n')}\n`,
   });
   assert.deepEqual(counts, { created: schedules, updated: 0, unchanged: 0, failed: 0, errors: [] });
-  await until(async () => (await redis.llen('celery')) >= schedules, 'every schedule ran once');
+  const haveRun = async () => {
+    const sent = new Set((await redis.lrange('celery', 0, -1)).map((message) => occurrenceOf(message).schedule));
+    return ids.every((id) => sent.has(id));
+  };
+  await until(haveRun, 'every schedule ran once', { everyMs: 50 });
 }
 
 /** Redis TIME, ms. */
@@ -91,11 +102,11 @@ export async function account(redis: Redis, list = 'celery'): Promise<Account> {
   for (let last = -1; ; last -= 2_000) {
     const page = await redis.lrange(list, last - 1_999, last);
     for (const message of page) {
-      const [, schedule, due] = /"ringbeat": \{"schedule": "([^"]*)", "due": (\d+)/.exec(message)!;
-      const seen = dues.get(schedule!);
-      if (seen === undefined) dues.set(schedule!, new Set([Number(due)]));
-      else if (seen.has(Number(due))) doubled.push(`${schedule}@${due}`);
-      else seen.add(Number(due));
+      const { schedule, due } = occurrenceOf(message);
+      const seen = dues.get(schedule);
+      if (seen === undefined) dues.set(schedule, new Set([due]));
+      else if (seen.has(due)) doubled.push(`${schedule}@${due}`);
+      else seen.add(due);
     }
     if (page.length < 2_000) break;
   }
