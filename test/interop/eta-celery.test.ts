@@ -70,6 +70,7 @@ t.test(
     const workers = [await startWorker(t, server, ...workerArgs), await startWorker(t, server, ...workerArgs)];
     const sending = runPython(t, celery, server.url, sendWithEtas(10_000, 10, 16), {
       transportOptions: { visibility_timeout: 2 },
+      deadlineMs: 500_000,
     });
     // In the middle of the sending, while it holds some that are not parked yet. Where Celery is slow, the first have run.
     const parkedOrRan = async () => (await parkedCount(redis)) + (await redis.llen('ran'));
