@@ -35,8 +35,8 @@ function startWorker(t: Test, url: string, name: string, ...args: readonly strin
   return spawnWorker(t, url, ['--tasks', LEDGER_TASKS, '-n', `${name}@%h`, '-c', '10', ...args]);
 }
 
-/** Messages of every kind: acks early and late, retried once, with an eta, and that take a while. */
-async function load({ redis, ledger }: Stage, count: number): Promise<string[]> {
+/** Messages of every kind: acks early and late, retried once, with an eta up to 16 of these steps away, and that take a while. */
+async function load({ redis, ledger }: Stage, count: number, etaStepMs = 200): Promise<string[]> {
   const nowMs = await redisNow(redis);
   const ids = Array.from({ length: count }, (_, n) => `id-${n}`);
   const envelopes = ids.map((id, n) =>
@@ -44,7 +44,7 @@ async function load({ redis, ledger }: Stage, count: number): Promise<string[]> 
       id,
       task: n % 2 === 0 ? 'effect' : 'effect-late',
       args: ledger.args({ seconds: (n % 7) / 100, retries: isRetried(n) ? 1 : 0 }),
-      headers: n % 5 === 1 || n % 5 === 2 ? { eta: iso(nowMs + (n % 17) * 200) } : {},
+      headers: n % 5 === 1 || n % 5 === 2 ? { eta: iso(nowMs + (n % 17) * etaStepMs) } : {},
     }),
   );
   await redis.lpush(queueList('celery', 0), ...envelopes);
@@ -140,8 +140,8 @@ for (const when of ['before', 'after'] as const) {
         return when === 'before' ? proxy.cutBefore(runsScript(script), 3) : proxy.cutAfter(runsScript(script), 3);
       });
       await startWorker(t, proxy.url, 'one');
-      // Only now, or the etas might be past, and nothing be parked.
-      const ids = await load(stage, 200);
+      // Only now, and with etas far away, or they might be past, and nothing be parked.
+      const ids = await load(stage, 200, 1_000);
       await ranExactly(t, stage, ids);
       await eventually(() =>
         assert.deepEqual(

@@ -245,9 +245,9 @@ interface Unit {
   readonly lines: readonly { readonly event: string; readonly events?: number }[];
 }
 
-/** Events of no worker, which wait for as long as Redis takes. */
+/** Events of no worker. */
 function makeEvents(t: Test, on: RedisServer): Unit {
-  const connection = connect(on.url, { option: '--redis', name: 'events', commandTimeoutMs: 200 });
+  const connection = connect(on.url, { option: '--redis', name: 'events' });
   const lines: { event: string }[] = [];
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const counts = { sent: 0, unheard: 0, dropped: 0 };
